@@ -1,0 +1,180 @@
+"""Checks of the public functions' arguments. Each error names the argument, what it got and what it takes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from cdam_fast.constants import BACKENDS, METRICS, ORDERS, scaled_grid
+
+FLOATING = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+
+class MapOptions(NamedTuple):
+    """The checked knobs of the attention map, as the backends take them."""
+
+    scales: tuple[float, ...]
+    temperature: float
+    attention_temperature: float
+    metric: str
+    order: str
+    minmax: tuple[bool, bool]
+
+
+def working_dtype(dtype: torch.dtype) -> torch.dtype:
+    """Arithmetic is in float64 for float64 input and in float32 for everything else."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def _names(dtypes: Sequence[torch.dtype]) -> str:
+    return ", ".join(str(dtype).removeprefix("torch.") for dtype in dtypes)
+
+
+def _check_tensor(name: str, value: object, least_dims: int, shape: str) -> Tensor:
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{name}: got {type(value).__name__}, takes a torch.Tensor of shape {shape}")
+    if value.dtype not in FLOATING:
+        raise TypeError(f"{name}: got dtype {value.dtype}, takes {_names(FLOATING)}")
+    if value.dim() < least_dims:
+        raise ValueError(f"{name}: got shape {tuple(value.shape)}, takes {shape}")
+    return value
+
+
+def _check_choice(name: str, value: object, choices: Sequence[str]) -> str:
+    if not isinstance(value, str) or value not in choices:
+        raise ValueError(f"{name}: got {value!r}, takes one of {', '.join(map(repr, choices))}")
+    return value
+
+
+def check_positive(name: str, value: object) -> float:
+    """A positive finite number."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{name}: got {type(value).__name__}, takes a positive number")
+    if not (value > 0 and math.isfinite(value)):
+        raise ValueError(f"{name}: got {value!r}, takes a positive finite number")
+    return float(value)
+
+
+def check_metric(metric: object) -> str:
+    """One of the three metrics of Table 8."""
+    return _check_choice("metric", metric, METRICS)
+
+
+def check_backend(backend: object) -> str:
+    """One of the four names; whether it can serve the call is for the caller to say."""
+    return _check_choice("backend", backend, BACKENDS)
+
+
+def check_similarity(similarity: object) -> Tensor:
+    """``[..., C, h, w]``, floating, at least one class and one patch."""
+    shape = "[..., C, h, w]"
+    checked = _check_tensor("similarity", similarity, 3, shape)
+    if checked.shape[-3] == 0:
+        raise ValueError(f"similarity: got shape {tuple(checked.shape)} with no class, takes {shape} with C >= 1")
+    if 0 in checked.shape[-2:]:
+        raise ValueError(f"similarity: got shape {tuple(checked.shape)} with no patch, takes {shape} with h, w >= 1")
+    return checked
+
+
+def check_options(
+    similarity: Tensor,
+    scales: object,
+    temperature: object,
+    attention_temperature: object,
+    metric: object,
+    order: object,
+    minmax: object,
+) -> MapOptions:
+    """The knobs of the attention map, checked against the similarity's patch grid."""
+    if isinstance(scales, str) or not isinstance(scales, Sequence):
+        raise TypeError(f"scales: got {type(scales).__name__}, takes a sequence of positive numbers")
+    if len(scales) == 0:
+        raise ValueError("scales: got an empty sequence, takes at least one scale")
+    height, width = similarity.shape[-2:]
+    checked_scales = tuple(check_positive(f"scales[{i}]", scale) for i, scale in enumerate(scales))
+    for i, scale in enumerate(checked_scales):
+        if 0 in scaled_grid(height, width, scale):
+            raise ValueError(
+                f"scales[{i}]: got {scale}, which leaves no patch of the {height}x{width} grid; "
+                f"takes at least {1 / min(height, width):.4g} here"
+            )
+    if not isinstance(minmax, Sequence) or len(minmax) != 2 or not all(isinstance(flag, bool) for flag in minmax):
+        raise TypeError(f"minmax: got {minmax!r}, takes two booleans (before the softmax, after the softmax)")
+    return MapOptions(
+        checked_scales,
+        check_positive("temperature", temperature),
+        check_positive("attention_temperature", attention_temperature),
+        check_metric(metric),
+        _check_choice("order", order, ORDERS),
+        (minmax[0], minmax[1]),
+    )
+
+
+def check_out_dtype(out_dtype: object, default: torch.dtype) -> torch.dtype:
+    """A floating dtype, or None for the default."""
+    if out_dtype is None:
+        return default
+    if not isinstance(out_dtype, torch.dtype) or out_dtype not in FLOATING:
+        raise TypeError(f"out_dtype: got {out_dtype!r}, takes None or one of {_names(FLOATING)}")
+    return out_dtype
+
+
+def check_values(values: object, similarity: Tensor) -> Tensor:
+    """``[..., N, D]`` with the similarity's batch dims, device and N = h * w rows."""
+    shape = "[..., N, D]"
+    checked = _check_tensor("values", values, 2, shape)
+    patches = similarity.shape[-2] * similarity.shape[-1]
+    if checked.shape[-2] != patches:
+        raise ValueError(
+            f"values: got {checked.shape[-2]} rows (shape {tuple(checked.shape)}), takes N = {patches} rows, "
+            f"one for each patch of the {similarity.shape[-2]}x{similarity.shape[-1]} grid"
+        )
+    if checked.shape[:-2] != similarity.shape[:-3]:
+        raise ValueError(
+            f"values: got batch dims {tuple(checked.shape[:-2])}, takes those of similarity, "
+            f"{tuple(similarity.shape[:-3])}"
+        )
+    if checked.device != similarity.device:
+        raise ValueError(f"values: got device {checked.device}, takes that of similarity, {similarity.device}")
+    return checked
+
+
+def check_distributions(p: object, q: object) -> tuple[Tensor, Tensor | None]:
+    """``p [..., N, C]`` and, unless None, ``q [..., M, C]`` of the same batch dims, dtype, device and classes."""
+    first = _check_tensor("p", p, 2, "[..., N, C]")
+    if first.shape[-1] == 0:
+        raise ValueError(f"p: got shape {tuple(first.shape)} with no class, takes [..., N, C] with C >= 1")
+    if q is None:
+        return first, None
+    second = _check_tensor("q", q, 2, "[..., M, C]")
+    if second.shape[-1] != first.shape[-1]:
+        raise ValueError(f"q: got {second.shape[-1]} classes, takes as many as p, {first.shape[-1]}")
+    if second.shape[:-2] != first.shape[:-2]:
+        raise ValueError(f"q: got batch dims {tuple(second.shape[:-2])}, takes those of p, {tuple(first.shape[:-2])}")
+    if second.device != first.device:
+        raise ValueError(f"q: got device {second.device}, takes that of p, {first.device}")
+    if second.dtype != first.dtype:
+        raise TypeError(f"q: got dtype {second.dtype}, takes that of p, {first.dtype}")
+    return first, second
+
+
+def check_logits(logits: object) -> Tensor:
+    """``[..., C, N]``, floating, at least one class and one patch."""
+    shape = "[..., C, N]"
+    checked = _check_tensor("logits", logits, 2, shape)
+    if 0 in checked.shape[-2:]:
+        raise ValueError(f"logits: got shape {tuple(checked.shape)}, takes {shape} with C, N >= 1")
+    return checked
+
+
+def check_attention(attention: object) -> Tensor:
+    """``[..., N, N]``, floating."""
+    shape = "[..., N, N]"
+    checked = _check_tensor("attention", attention, 2, shape)
+    if checked.shape[-1] != checked.shape[-2]:
+        raise ValueError(f"attention: got shape {tuple(checked.shape)}, takes {shape}")
+    return checked

@@ -1,0 +1,167 @@
+"""The public functions: check the arguments, choose a backend, call it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from cdam_fast import portable, reference
+from cdam_fast.arguments import (
+    MapOptions,
+    check_attention,
+    check_backend,
+    check_distributions,
+    check_metric,
+    check_options,
+    check_out_dtype,
+    check_similarity,
+    check_values,
+    working_dtype,
+)
+from cdam_fast.constants import ATTENTION_TEMPERATURE, SCALES, TEMPERATURE
+
+
+def _choose_backend(backend: object) -> str:
+    chosen = check_backend(backend)
+    if chosen == "triton":
+        raise RuntimeError(
+            "backend: got 'triton', but this version has no Triton kernels yet; takes 'auto', 'portable' or 'reference'"
+        )
+    return "portable" if chosen == "auto" else chosen
+
+
+def _attention(similarity: Tensor, options: MapOptions, backend: str) -> Tensor:
+    """The map in the working dtype."""
+    work = similarity.to(working_dtype(similarity.dtype))
+    if backend == "reference":
+        return reference.cdam_attention(work, **options._asdict())
+    return portable.cdam_attention(work, options)
+
+
+def cdam_attention(
+    similarity: Tensor,
+    *,
+    scales: Sequence[float] = SCALES,
+    temperature: float = TEMPERATURE,
+    attention_temperature: float = ATTENTION_TEMPERATURE,
+    metric: str = "js",
+    order: str = "official",
+    minmax: tuple[bool, bool] = (True, True),
+    out_dtype: torch.dtype | None = None,
+    backend: str = "auto",
+) -> Tensor:
+    """Class distribution-induced attention map over several scales (Eq. 2 and 3 of the paper).
+
+    Args:
+        similarity: ``[..., C, h, w]`` cosine similarity of each patch with each class prompt, the augmented
+            prompts included; float16, bfloat16, float32 or float64. Any leading batch dims, any strides.
+        scales: factors of the patch grid, each side truncated; ``(1.0,)`` is the single-scale map of Eq. 2.
+        temperature: of the softmax over classes.
+        attention_temperature: of the softmax over patches (tau of Eq. 2).
+        metric: ``"js"``, ``"kl"`` or ``"wasserstein"`` (Table 8).
+        order: ``"official"``, as the authors' code computes it, resizes the similarity down and the divergence
+            up; ``"paper"``, as Eq. 3 is printed, resizes the probabilities down and the attention map up.
+        minmax: row min-max before the row softmax, and after it.
+        out_dtype: dtype of the result; None is the similarity's.
+        backend: ``"auto"``, ``"reference"`` (eager, N x N x C memory), ``"portable"`` (PyTorch, any device) or
+            ``"triton"`` (not there yet: raises).
+
+    Returns:
+        ``[..., N, N]`` with ``N = h * w``; row i is where patch i attends. With both min-max the largest entry of
+        a row is about 1 and **rows do not sum to 1**; that is the method. Arithmetic is in float32, or float64
+        for float64 input. NaN or infinity in the similarity gives NaN, never a silent finite value.
+
+    Differentiable with respect to similarity, without an N x N x C tensor in the backward pass.
+
+    Raises:
+        TypeError: an argument of the wrong kind or dtype. ValueError: of the wrong shape or range, a scale that
+            leaves no patch included. RuntimeError: a backend that is not there. Each names the argument.
+    """
+    similarity = check_similarity(similarity)
+    options = check_options(similarity, scales, temperature, attention_temperature, metric, order, minmax)
+    result_dtype = check_out_dtype(out_dtype, similarity.dtype)
+    chosen = _choose_backend(backend)
+    with torch.autocast(similarity.device.type, enabled=False):
+        return _attention(similarity, options, chosen).to(result_dtype)
+
+
+def cdam_attend(
+    similarity: Tensor,
+    values: Tensor,
+    *,
+    scales: Sequence[float] = SCALES,
+    temperature: float = TEMPERATURE,
+    attention_temperature: float = ATTENTION_TEMPERATURE,
+    metric: str = "js",
+    order: str = "official",
+    minmax: tuple[bool, bool] = (True, True),
+    out_dtype: torch.dtype | None = None,
+    backend: str = "auto",
+) -> Tensor:
+    """`cdam_attention` applied to values: ``attention @ values``, in one call.
+
+    Args:
+        similarity: as for `cdam_attention`.
+        values: ``[..., N, D]`` with the batch dims and the device of similarity, any floating dtype; for CLIP the
+            value projection of the last block, without the CLS token.
+        scales, temperature, attention_temperature, metric, order, minmax, backend: as for `cdam_attention`.
+        out_dtype: dtype of the result; None is the similarity's.
+
+    Returns:
+        ``[..., N, D]``. Differentiable with respect to similarity and values.
+
+    Raises:
+        As `cdam_attention`, and ValueError for values with other rows, batch dims or device.
+    """
+    similarity = check_similarity(similarity)
+    values = check_values(values, similarity)
+    options = check_options(similarity, scales, temperature, attention_temperature, metric, order, minmax)
+    result_dtype = check_out_dtype(out_dtype, similarity.dtype)
+    chosen = _choose_backend(backend)
+    with torch.autocast(similarity.device.type, enabled=False):
+        attention = _attention(similarity, options, chosen)
+        return (attention @ values.to(attention.dtype)).to(result_dtype)
+
+
+def pairwise_divergence(p: Tensor, q: Tensor | None = None, *, metric: str = "js", backend: str = "auto") -> Tensor:
+    """Divergence of every distribution of p from every distribution of q, in nats.
+
+    Args:
+        p: ``[..., N, C]`` class distributions, non-negative; float16, bfloat16, float32 or float64.
+        q: ``[..., M, C]`` of the same batch dims, dtype, device and C; None is p itself.
+        metric: ``"js"``, at most ln 2; ``"kl"``, ``sum p ln(p/q)``, infinite where q is 0 and p is not;
+            ``"wasserstein"``, ``sum_c |CDF_p - CDF_q|`` over the class index.
+        backend: as for `cdam_attention`.
+
+    Returns:
+        ``[..., N, M]`` of p's dtype; arithmetic in float32, or float64 for float64 input. NaN in a row of p or q
+        gives NaN in the row or column that it touches. Portable ``"js"`` in float32 is within 3e-6 of the
+        smallest of the rows' largest divergences.
+
+    Raises:
+        TypeError: no tensor, or an integer dtype. ValueError: other shapes, an unknown metric or backend.
+            RuntimeError: a backend that is not there.
+    """
+    p, other = check_distributions(p, q)
+    metric = check_metric(metric)
+    chosen = _choose_backend(backend)
+    dtype = working_dtype(p.dtype)
+    with torch.autocast(p.device.type, enabled=False):
+        if chosen == "reference":
+            return reference.pairwise_divergence(p, other, metric=metric)
+        second = None if other is None else other.to(dtype)
+        return portable.pairwise_divergence(p.to(dtype), second, metric=metric).to(p.dtype)
+
+
+def with_cls_token(attention: Tensor) -> Tensor:
+    """Add a zero CLS row and a zero CLS column in front: ``[..., N, N] -> [..., N+1, N+1]``.
+
+    What CLIP's last block takes: the CLS token neither attends nor is attended to.
+
+    Raises:
+        TypeError: no tensor, or an integer dtype. ValueError: not square.
+    """
+    return functional.pad(check_attention(attention), (1, 0, 1, 0))

@@ -1,0 +1,109 @@
+"""CDAM's attention map in plain PyTorch on any device, without an N x N x C tensor.
+
+The stages carry the names of `cdam_fast.reference`; the work behind `pairwise_divergence` is in
+`cdam_fast.divergence`.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from cdam_fast.arguments import MapOptions
+from cdam_fast.constants import EPSILON, scaled_grid
+from cdam_fast.divergence import pairwise_divergence
+
+__all__ = ["cdam_attention", "distributions", "normalise", "pairwise_divergence", "resize"]
+
+_BLOCK = 1 << 20  # elements of a block of rows: 4 MB, so that a stage's temporaries stay in the last-level cache
+
+
+def _resize_grid(grid: Tensor, height: int, width: int) -> Tensor:
+    """``[B, C, h, w] -> [B, C, height, width]``, bilinear."""
+    return functional.interpolate(grid, size=(height, width), mode="bilinear", align_corners=False)
+
+
+def distributions(similarity: Tensor, scale: float, temperature: float, order: str) -> Tensor:
+    """Class distributions of the patches at one scale, ``[B, C, h, w] -> [B, N_s, C]`` (class-major in memory)."""
+    grid = scaled_grid(similarity.shape[-2], similarity.shape[-1], scale)
+    if order == "official":
+        scaled = similarity if scale == 1 else _resize_grid(similarity, *grid)
+        probabilities = torch.softmax(scaled / temperature, dim=-3)
+    else:
+        probabilities = torch.softmax(similarity / temperature, dim=-3)
+        probabilities = probabilities if scale == 1 else _resize_grid(probabilities, *grid)
+    return probabilities.flatten(-2).mT
+
+
+def _resize_rows(pairs: Tensor, grid: tuple[int, int], height: int, width: int) -> Tensor:
+    """``[B, N_s, M] -> [B, N, M]``. The columns go as channels, last in memory: 5 times faster than as images."""
+    channels_last = pairs.reshape(-1, *grid, pairs.shape[-1]).permute(0, 3, 1, 2)
+    return _resize_grid(channels_last, height, width).permute(0, 2, 3, 1).flatten(1, 2)
+
+
+def resize(pairs: Tensor, grid: tuple[int, int], height: int, width: int, *, symmetric: bool) -> Tensor:
+    """Resize both patch axes of ``[B, N_s, N_s]`` over ``grid`` to ``[B, N, N]`` over height x width."""
+    columns = pairs if symmetric else pairs.mT.contiguous()
+    resized = _resize_rows(columns, grid, height, width).mT.contiguous()
+    return _resize_rows(resized, grid, height, width)
+
+
+def normalise(
+    divergence: Tensor, attention_temperature: float, minmax: tuple[bool, bool]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Row min-max of ``1 - D``, row softmax (Eq. 2), row min-max, as ``softmax, gain, offset``.
+
+    The attention map is ``softmax * gain - offset``, with gain and offset ``[B, rows, 1]``. The softmax does not
+    see a row's constant, so ``1 - D`` and its shift never round away the few digits that D has.
+    """
+    rate = torch.full_like(divergence[..., :1], 1 / attention_temperature)
+    if minmax[0]:
+        rate = rate / (divergence.amax(-1, keepdim=True) - divergence.amin(-1, keepdim=True) + EPSILON)
+    softmax = torch.softmax(divergence * -rate, dim=-1)
+    if not minmax[1]:
+        return softmax, torch.ones_like(rate), torch.zeros_like(rate)
+    low = softmax.amin(-1, keepdim=True)
+    gain = 1 / (softmax.amax(-1, keepdim=True) - low + EPSILON)
+    return softmax, gain, low * gain
+
+
+def _add_normalised(total: Tensor, divergence: Tensor, options: MapOptions) -> None:
+    """Add the attention map of one scale to total, a block of rows at a time."""
+    rows = total.shape[-2]
+    compiling = torch.compiler.is_compiling()
+    step = rows if compiling else max(1, _BLOCK // (total.shape[0] * total.shape[-1]))
+    for start in range(0, rows, step):
+        block = divergence if step >= rows else divergence[:, start : start + step]
+        softmax, gain, offset = normalise(block, options.attention_temperature, options.minmax)
+        total[:, start : start + step].addcmul_(softmax, gain).sub_(offset)
+
+
+def _attention_of_images(similarity: Tensor, options: MapOptions) -> Tensor:
+    """``[B, C, h, w] -> [B, N, N]``: the sum over scales, divided."""
+    height, width = similarity.shape[-2:]
+    symmetric = options.metric != "kl"
+    total = similarity.new_zeros(similarity.shape[0], height * width, height * width)
+    for scale in options.scales:
+        grid = scaled_grid(height, width, scale)
+        p = distributions(similarity, scale, options.temperature, options.order)
+        pairs = pairwise_divergence(p, metric=options.metric)
+        if scale == 1:
+            _add_normalised(total, pairs, options)
+        elif options.order == "official":
+            _add_normalised(total, resize(pairs, grid, height, width, symmetric=symmetric), options)
+        else:
+            softmax, gain, offset = normalise(pairs, options.attention_temperature, options.minmax)
+            total += resize(softmax * gain - offset, grid, height, width, symmetric=False)
+    return total.div_(len(options.scales))
+
+
+def cdam_attention(similarity: Tensor, options: MapOptions) -> Tensor:
+    """``[..., C, h, w]`` in the working dtype -> ``[..., N, N]`` (Eq. 3)."""
+    batch = similarity.shape[:-3]
+    images = similarity.reshape(-1, *similarity.shape[-3:])
+    if similarity.device.type != "cpu" or torch.compiler.is_compiling() or images.shape[0] < 2:
+        maps = _attention_of_images(images, options)
+    else:  # one image's maps fit a CPU's cache, a batch's do not
+        maps = torch.cat([_attention_of_images(image, options) for image in torch.split(images, 1)])
+    return maps.reshape(*batch, *maps.shape[1:])

@@ -1,0 +1,1 @@
+"""Triton kernels of the attention map. None has landed yet: `cdam_fast.portable` serves every device."""

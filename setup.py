@@ -1,0 +1,8 @@
+"""Maps the import package cdam_fast.kernels onto the top-level folder kernels/; the rest is in pyproject.toml."""
+
+from setuptools import setup
+
+setup(
+    packages=["cdam_fast", "cdam_fast.evaluation", "cdam_fast.kernels"],
+    package_dir={"cdam_fast": "cdam_fast", "cdam_fast.kernels": "kernels"},
+)
