@@ -30,6 +30,12 @@ def working_dtype(dtype: torch.dtype) -> torch.dtype:
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
+def working_similarity(similarity: Tensor) -> Tensor:
+    """The similarity in the working dtype, with infinities as NaN: a softmax would make -inf a silent 0."""
+    work = similarity.to(working_dtype(similarity.dtype))
+    return torch.where(work.isfinite(), work, torch.nan)
+
+
 def _names(dtypes: Sequence[torch.dtype]) -> str:
     return ", ".join(str(dtype).removeprefix("torch.") for dtype in dtypes)
 

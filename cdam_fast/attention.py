@@ -20,6 +20,7 @@ from cdam_fast.arguments import (
     check_similarity,
     check_values,
     working_dtype,
+    working_similarity,
 )
 from cdam_fast.constants import ATTENTION_TEMPERATURE, SCALES, TEMPERATURE
 
@@ -35,10 +36,9 @@ def _choose_backend(backend: object) -> str:
 
 def _attention(similarity: Tensor, options: MapOptions, backend: str) -> Tensor:
     """The map in the working dtype."""
-    work = similarity.to(working_dtype(similarity.dtype))
     if backend == "reference":
-        return reference.cdam_attention(work, **options._asdict())
-    return portable.cdam_attention(work, options)
+        return reference.cdam_attention(similarity, **options._asdict(), out_dtype=working_dtype(similarity.dtype))
+    return portable.cdam_attention(working_similarity(similarity), options)
 
 
 def cdam_attention(

@@ -102,6 +102,8 @@ def cdam_attention(similarity: Tensor, options: MapOptions) -> Tensor:
     """``[..., C, h, w]`` in the working dtype -> ``[..., N, N]`` (Eq. 3)."""
     batch = similarity.shape[:-3]
     images = similarity.reshape(-1, *similarity.shape[-3:])
+    # a softmax over classes does not see a patch's constant, resized or not; without it, large logits keep their digits
+    images = images - images.amax(-3, keepdim=True).detach()
     if similarity.device.type != "cpu" or torch.compiler.is_compiling() or images.shape[0] < 2:
         maps = _attention_of_images(images, options)
     else:  # one image's maps fit a CPU's cache, a batch's do not

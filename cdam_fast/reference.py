@@ -6,11 +6,14 @@ anything else; run it in float32 to see what CDAM costs without this package.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from cdam_fast.arguments import (
+    MapOptions,
     check_distributions,
     check_metric,
     check_options,
@@ -18,6 +21,7 @@ from cdam_fast.arguments import (
     check_similarity,
     check_values,
     working_dtype,
+    working_similarity,
 )
 from cdam_fast.constants import ATTENTION_TEMPERATURE, EPSILON, SCALES, TEMPERATURE, scaled_grid
 
@@ -94,18 +98,41 @@ def _row_minmax(attention: Tensor) -> Tensor:
 
 
 def normalise(divergence: Tensor, attention_temperature: float, minmax: tuple[bool, bool]) -> Tensor:
-    """``1 - D``, row min-max, row softmax (Eq. 2), row min-max; each min-max can be switched off."""
-    attention = 1 - divergence
+    """``1 - D``, row min-max, row softmax (Eq. 2), row min-max; each min-max can be switched off.
+
+    Neither a min-max nor a softmax sees the 1, and adding it would round away the digits of a small float32 D.
+    """
+    attention = -divergence
     if minmax[0]:
         attention = _row_minmax(attention)
     attention = torch.softmax(attention / attention_temperature, dim=-1)
     return _row_minmax(attention) if minmax[1] else attention
 
 
+def multi_scale_map(similarity: Tensor, options: MapOptions, divergence: Callable[..., Tensor]) -> Tensor:
+    """The mean of the scales' attention maps (Eq. 3), ``[..., C, h, w] -> [..., N, N]``, in the similarity's dtype.
+
+    ``divergence`` is `pairwise_divergence` or the same in blocks of rows, for what would not fit otherwise.
+    """
+    height, width = similarity.shape[-2:]
+    maps = []
+    for scale in options.scales:
+        grid = scaled_grid(height, width, scale)
+        p = distributions(similarity, scale, options.temperature, options.order)
+        pairs = divergence(p, metric=options.metric)
+        if options.order == "official" and scale != 1:
+            pairs = resize(pairs, grid, height, width)
+        attention = normalise(pairs, options.attention_temperature, options.minmax)
+        if options.order == "paper" and scale != 1:
+            attention = resize(attention, grid, height, width)
+        maps.append(attention)
+    return torch.stack(maps).mean(0)
+
+
 def cdam_attention(
     similarity: Tensor,
     *,
-    scales: tuple[float, ...] = SCALES,
+    scales: Sequence[float] = SCALES,
     temperature: float = TEMPERATURE,
     attention_temperature: float = ATTENTION_TEMPERATURE,
     metric: str = "js",
@@ -118,28 +145,15 @@ def cdam_attention(
     options = check_options(similarity, scales, temperature, attention_temperature, metric, order, minmax)
     result_dtype = check_out_dtype(out_dtype, similarity.dtype)
     with torch.autocast(similarity.device.type, enabled=False):
-        work = similarity.to(working_dtype(similarity.dtype))
-        height, width = work.shape[-2:]
-        total: Tensor | None = None
-        for scale in options.scales:
-            grid = scaled_grid(height, width, scale)
-            p = distributions(work, scale, options.temperature, options.order)
-            pairs = pairwise_divergence(p, metric=options.metric)
-            if options.order == "official" and scale != 1:
-                pairs = resize(pairs, grid, height, width)
-            attention = normalise(pairs, options.attention_temperature, options.minmax)
-            if options.order == "paper" and scale != 1:
-                attention = resize(attention, grid, height, width)
-            total = attention if total is None else total + attention
-        assert total is not None
-        return (total / len(options.scales)).to(result_dtype)
+        work = working_similarity(similarity)
+        return multi_scale_map(work, options, pairwise_divergence).to(result_dtype)
 
 
 def cdam_attend(
     similarity: Tensor,
     values: Tensor,
     *,
-    scales: tuple[float, ...] = SCALES,
+    scales: Sequence[float] = SCALES,
     temperature: float = TEMPERATURE,
     attention_temperature: float = ATTENTION_TEMPERATURE,
     metric: str = "js",

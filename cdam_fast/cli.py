@@ -1,0 +1,114 @@
+"""The command line: ``cdam-fast bench``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+from cdam_fast import __version__
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        """One line instead of the usage and the message."""
+        self.exit(2, f"{self.prog}: error: {message}\n")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="cdam-fast", description="CDAM's attention map: exact, fast, in one call.")
+    parser.add_argument("--version", action="version", version=f"cdam-fast {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    bench = commands.add_parser(
+        "bench",
+        help="compute the map of a photograph with every backend, check it against float64 and time it",
+        description="Compute the attention map of a photograph with every backend that runs here, check each "
+        "against float64, and print milliseconds per image, ratios, memory and error.",
+    )
+    bench.add_argument("--image", metavar="PATH", help="photograph (default: scikit-image's astronaut)")
+    bench.add_argument(
+        "--pretrained", metavar="NAME|PATH", help="weights of ViT-B-16 (default: random ones of a fixed seed)"
+    )
+    bench.add_argument(
+        "--classes",
+        default="VOC21,Context60,COCO-Object",
+        metavar="LIST",
+        help="class lists, each plus the 80 augmented prompts, or numbers of prompts in all (default: %(default)s)",
+    )
+    bench.add_argument("--grid", default="28", metavar="N|HxW", help="patch grid (default: %(default)s, 448x448)")
+    bench.add_argument("--batch", type=int, default=1, metavar="B", help="images in one call (default: %(default)s)")
+    bench.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, ... (default: %(default)s)")
+    bench.add_argument(
+        "--runs", type=int, default=30, metavar="R", help="timed calls of a backend, at most (default: %(default)s)"
+    )
+    bench.add_argument(
+        "--compile",
+        choices=("largest", "all", "none"),
+        default="largest",
+        help="class lists for which torch.compile of the eager code is measured too (default: %(default)s)",
+    )
+    bench.add_argument("--json", metavar="FILE", help="write everything measured as JSON")
+    bench.add_argument("--plot", metavar="FILE.png", help="draw a chart")
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; the exit status: 0, 1 where a backend was wrong, 2 for bad input, 130 interrupted."""
+    parsed = _parser().parse_args(arguments)
+    from cdam_fast.evaluation.errors import UsageError
+
+    try:
+        return _bench(parsed)
+    except UsageError as error:
+        print(f"cdam-fast {parsed.command}: error: {error}", file=sys.stderr)  # noqa: T201
+        return 2
+    except KeyboardInterrupt:
+        return 130
+
+
+def _bench(parsed: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    from cdam_fast.evaluation import bench, inputs, report
+    from cdam_fast.evaluation.errors import UsageError
+
+    for option in ("batch", "runs"):
+        if getattr(parsed, option) < 1:
+            raise UsageError(f"--{option}: got {getattr(parsed, option)}, takes a whole number from 1")
+    for option in ("json", "plot"):
+        if getattr(parsed, option) is not None:
+            report.check_writable(f"--{option}", getattr(parsed, option))
+    options = bench.BenchOptions(
+        class_lists=inputs.parse_class_lists(parsed.classes),
+        device=bench.parse_device(parsed.device),
+        image=parsed.image,
+        pretrained=parsed.pretrained,
+        grid=inputs.parse_grid(parsed.grid),
+        batch=parsed.batch,
+        runs=parsed.runs,
+        compile=parsed.compile,
+    )
+    measured = bench.Report(bench.describe_environment(options))
+    progress = Console(stderr=True)
+    try:
+        if progress.is_terminal:
+            with progress.status("starting") as status:
+                bench.run_bench(options, measured, status.update)
+        else:
+            bench.run_bench(options, measured, lambda step: print(step, file=sys.stderr))  # noqa: T201
+    except KeyboardInterrupt:
+        measured.interrupted = True
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=110)
+    console.print(report.table(measured))
+    for note in report.notes(measured):
+        console.print(note, highlight=False, markup=False)
+    if parsed.json is not None:
+        report.write_json(measured, parsed.json)
+    if parsed.plot is not None:
+        report.write_plot(measured, parsed.plot)
+    if measured.interrupted:
+        return 130
+    return 1 if any(row.status == "wrong" for row in measured.rows) else 0

@@ -1,0 +1,182 @@
+"""The main job: the attention map of a real photograph, by every backend, checked and then timed side by side."""
+
+from __future__ import annotations
+
+import datetime
+import platform
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cdam_fast import __version__, cdam_attention, reference, testing
+from cdam_fast.evaluation.errors import UsageError
+from cdam_fast.evaluation.inputs import MODEL, TEMPLATE, ClassList, build_inputs
+from cdam_fast.evaluation.measure import Row, available_memory, check, cores, seconds_of
+
+EAGER, COMPILED = "eager", "torch.compile"
+"""The reference in float32, and PyTorch's compiler on it."""
+FAST_BACKENDS = ("portable",)
+ROUNDS = 3
+SECONDS_PER_BACKEND = 4.0
+
+
+@dataclass(frozen=True)
+class BenchOptions:
+    """What the command line asked for, checked."""
+
+    class_lists: list[ClassList]
+    device: torch.device
+    image: str | None = None
+    pretrained: str | None = None
+    grid: tuple[int, int] = (28, 28)
+    batch: int = 1
+    runs: int = 30
+    compile: str = "largest"
+
+
+@dataclass
+class Report:
+    """Everything that was measured and on what."""
+
+    environment: dict[str, Any]
+    rows: list[Row] = field(default_factory=list)
+    interrupted: bool = False
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain values, every single time included."""
+        return {**self.environment, "interrupted": self.interrupted, "rows": [asdict(row) for row in self.rows]}
+
+
+def parse_device(text: str) -> torch.device:
+    """A device on which a tensor can be made."""
+    try:
+        device = torch.device(text)
+        torch.zeros(1, device=device).cpu()
+        return device
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UsageError(f"--device: got {text!r}, which cannot be used here: {reason}") from None
+
+
+def run_bench(options: BenchOptions, report: Report, on_step: Callable[[str], None]) -> None:
+    """Measure every class list into report, in place, so that an interrupt keeps what is done."""
+    inputs = build_inputs(
+        options.class_lists,
+        image=options.image,
+        pretrained=options.pretrained,
+        grid=options.grid,
+        batch=options.batch,
+        device=options.device,
+        on_step=on_step,
+    )
+    report.environment |= {"photograph": inputs.photograph, "weights": inputs.weights}
+    largest = options.class_lists[-1].name
+    for entry in options.class_lists:
+        similarity = inputs.similarities[entry.name]
+        on_step(f"{entry.name}: float64 oracle")
+        exact = testing.oracle(similarity)
+        compiled = options.compile == "all" or (options.compile == "largest" and entry.name == largest)
+        _measure_list(options, report, entry, similarity, exact, compiled, on_step)
+
+
+def _measure_list(
+    options: BenchOptions,
+    report: Report,
+    entry: ClassList,
+    similarity: Tensor,
+    exact: Tensor,
+    compiled: bool,
+    on_step: Callable[[str], None],
+) -> None:
+    rows: list[tuple[Row, Callable[[], Tensor]]] = []
+    for name, function in _backends(compiled):
+        row = Row(entry.name, similarity.shape[1], name)
+        report.rows.append(row)
+        needed = _eager_bytes(similarity) if name == EAGER else 0
+        if needed > available_memory(options.device):
+            row.status, row.note = "does not fit", f"needs about {needed / 1e9:.0f} GB"
+            continue
+        on_step(f"{entry.name}: {name}" + (" (compiling)" if name == COMPILED else ""))
+        call: Callable[[], Tensor] = partial(_without_gradient, function, similarity)
+        if check(row, call, exact, options.device):
+            rows.append((row, call))
+    # backends take turns, so that a slower minute of the machine falls on all of them
+    for turn in range(ROUNDS):
+        for row, call in rows:
+            on_step(f"{entry.name}: {row.backend}, round {turn + 1} of {ROUNDS}")
+            _time_round(row, call, turn, options)
+    for row, _ in rows:
+        row.summarise(options.batch)
+    _fill_ratios(rows)
+
+
+def _time_round(row: Row, call: Callable[[], Tensor], turn: int, options: BenchOptions) -> None:
+    target = -(-options.runs * (turn + 1) // ROUNDS)
+    if not row.seconds:
+        seconds_of(call, options.device)  # warm-up
+    while len(row.seconds) < target:
+        typical = max(row.seconds, default=0.0)
+        if sum(row.seconds) + typical > SECONDS_PER_BACKEND * (turn + 1) / ROUNDS and row.seconds:
+            break
+        row.seconds.append(seconds_of(call, options.device)[0])
+
+
+def _fill_ratios(rows: list[tuple[Row, Callable[[], Tensor]]]) -> None:
+    medians = {row.backend: row.p50_ms for row, _ in rows}
+    for row, _ in rows:
+        if row.p50_ms:
+            eager, compiled = medians.get(EAGER), medians.get(COMPILED)
+            row.over_eager = eager / row.p50_ms if eager else None
+            row.over_compile = compiled / row.p50_ms if compiled else None
+
+
+def _backends(compiled: bool) -> Iterator[tuple[str, Callable[[Tensor], Tensor]]]:
+    yield EAGER, reference.cdam_attention
+    if compiled:
+        yield COMPILED, torch.compile(reference.cdam_attention)
+    for name in FAST_BACKENDS:
+        yield name, partial(cdam_attention, backend=name)
+
+
+def _without_gradient(function: Callable[[Tensor], Tensor], similarity: Tensor) -> Tensor:
+    with torch.no_grad():
+        return function(similarity)
+
+
+def _eager_bytes(similarity: Tensor) -> int:
+    """Five [B, N, N, C] temporaries live at once in the eager divergence."""
+    batch, classes, height, width = similarity.shape
+    return 5 * batch * (height * width) ** 2 * classes * similarity.element_size()
+
+
+def describe_environment(options: BenchOptions) -> dict[str, Any]:
+    """What a reader needs to judge the numbers or repeat them."""
+    on_gpu = options.device.type == "cuda"
+    return {
+        "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "cdam_fast": __version__,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "device": str(options.device),
+        "device_name": torch.cuda.get_device_name(options.device) if on_gpu else _processor(),
+        "cores": cores(),
+        "threads": torch.get_num_threads(),
+        "model": MODEL,
+        "prompt_template": TEMPLATE,
+        "grid": list(options.grid),
+        "batch": options.batch,
+        "budget": testing.MAP_BUDGET,
+    }
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()

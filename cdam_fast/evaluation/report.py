@@ -1,0 +1,169 @@
+"""The bench's table, JSON file and chart."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from rich import box
+from rich.table import Table
+
+from cdam_fast.evaluation.bench import COMPILED, EAGER, Report
+from cdam_fast.evaluation.errors import UsageError
+from cdam_fast.evaluation.measure import Row
+
+
+def table(report: Report) -> Table:
+    """Milliseconds per image, ratios, memory and error of every row."""
+    environment = report.environment
+    result = Table(
+        title=f"CDAM attention map, {_grid(report)} patches, batch {environment['batch']}, "
+        f"{environment['device_name']}, {environment['threads']} threads",
+        caption=f"{environment.get('photograph', 'no photograph')}; {environment['model']}, weights: "
+        f"{environment.get('weights', 'none')}.\nmilliseconds per image; largest error against float64, budget "
+        f"{environment['budget']:.0e}",
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+    )
+    result.add_column("classes", no_wrap=True)
+    result.add_column("backend", no_wrap=True)
+    for heading in ("p50 ms", "p20-p80", "x eager", "x compile", "MB", "error"):
+        result.add_column(heading, justify="right", no_wrap=True)
+    previous = None
+    for row in report.rows:
+        if previous not in (None, row.class_list):
+            result.add_section()
+        name = f"{row.class_list} {row.classes}" if row.class_list != previous else ""
+        previous = row.class_list
+        timed = row.status == "ok" and row.p50_ms is not None
+        result.add_row(
+            name,
+            row.backend,
+            _milliseconds(row.p50_ms) if timed else row.status.upper(),
+            f"{_milliseconds(row.p20_ms)}-{_milliseconds(row.p80_ms)}" if timed else "",
+            _ratio(row.over_eager),
+            _ratio(row.over_compile),
+            "" if row.memory_bytes is None else f"{row.memory_bytes / 1e6:.0f}",
+            "" if row.error is None else f"{row.error:.1e}",
+        )
+    return result
+
+
+def notes(report: Report) -> list[str]:
+    """A line for each row that has something to say: wrong, failed, does not fit."""
+    return [f"{row.class_list}, {row.backend}: {row.status}; {row.note}" for row in report.rows if row.note]
+
+
+def _grid(report: Report) -> str:
+    return "x".join(map(str, report.environment["grid"]))
+
+
+def _milliseconds(value: float | None) -> str:
+    return "" if value is None else f"{value:.1f}" if value < 100 else f"{value:.0f}"
+
+
+def _ratio(value: float | None) -> str:
+    return "" if value is None else f"{value:.1f}" if value < 10 else f"{value:.0f}"
+
+
+def check_writable(option: str, path: str) -> None:
+    """Fail before minutes of work, not after, when a result could not be written."""
+    target = Path(path)
+    try:
+        if target.is_dir():
+            raise IsADirectoryError(None, "is a directory")
+        if target.exists() and not target.is_file():
+            return
+        with tempfile.NamedTemporaryFile(dir=target.parent, prefix=f".{target.name}."):
+            pass
+        if target.exists() and not os.access(target, os.W_OK):
+            raise PermissionError(None, "Permission denied")
+    except OSError as error:
+        raise UsageError(f"{option}: cannot write {path}: {error.strerror or error}") from None
+
+
+def write_json(report: Report, path: str) -> None:
+    """The report as JSON, in place of an older file only when it is whole."""
+    _replace(path, json.dumps(report.as_json(), indent=1).encode() + b"\n", "--json")
+
+
+def write_plot(report: Report, path: str) -> None:
+    """A bar chart of milliseconds per image on a logarithmic axis, a group for each class list."""
+    import io
+
+    buffer = io.BytesIO()
+    try:
+        _figure(report).savefig(buffer, format=Path(path).suffix.removeprefix(".") or "png", dpi=150)
+    except ValueError as error:
+        raise UsageError(f"--plot: cannot write {path}: {str(error).splitlines()[0]}") from None
+    _replace(path, buffer.getvalue(), "--plot")
+
+
+def _replace(path: str, content: bytes, option: str) -> None:
+    target = Path(path)
+    try:
+        if target.exists() and not target.is_file():  # a device or a pipe
+            target.write_bytes(content)
+            return
+        with tempfile.NamedTemporaryFile(dir=target.parent, prefix=f".{target.name}.", delete=False) as temporary:
+            temporary.write(content)
+        Path(temporary.name).chmod(0o644)
+        Path(temporary.name).replace(target)
+    except OSError as error:
+        raise UsageError(f"{option}: cannot write {path}: {error.strerror or error}") from None
+
+
+_COLOURS = {EAGER: "#9a9a9a", COMPILED: "#d9a441", "portable": "#2f6db3"}
+
+
+def _figure(report: Report) -> Any:
+    from matplotlib.figure import Figure
+
+    rows = [row for row in report.rows if row.p50_ms is not None]
+    figure = Figure(figsize=(8, 1.6 + 0.45 * max(1, len(rows))), layout="constrained")
+    axes = figure.add_subplot()
+    ticks: list[tuple[float, str]] = []
+    position = 0.0
+    previous = None
+    for row in rows:
+        position += 0.0 if previous is None else 1.0 if row.class_list == previous else 1.6
+        previous = row.class_list
+        _bar(axes, position, row)
+        ticks.append((position, f"{row.class_list} (C = {row.classes})\n{row.backend}"))
+    axes.set_yticks([at for at, _ in ticks], [label for _, label in ticks], fontsize=8)
+    axes.invert_yaxis()
+    axes.set_xscale("log")
+    if rows:
+        axes.set_xlim(
+            min(row.p50_ms for row in rows if row.p50_ms) / 2, max(row.p50_ms for row in rows if row.p50_ms) * 5
+        )
+    axes.set_xlabel("milliseconds per image, median with 20th to 80th percentile (log scale; shorter is better)")
+    environment = report.environment
+    axes.set_title(
+        f"CDAM attention map, {_grid(report)} patches, 7 scales, float32\n"
+        f"{environment['device_name']}, {environment['threads']} threads, torch {environment['torch']}",
+        fontsize=10,
+    )
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def _bar(axes: Any, position: float, row: Row) -> None:
+    if row.p20_ms is None or row.p50_ms is None or row.p80_ms is None:
+        return
+    axes.barh(
+        position,
+        row.p50_ms,
+        height=0.8,
+        color=_COLOURS.get(row.backend, "#4c9a5f"),
+        xerr=[[max(0.0, row.p50_ms - row.p20_ms)], [max(0.0, row.p80_ms - row.p50_ms)]],
+        ecolor="#333333",
+        capsize=2,
+    )
+    label = f"  {_milliseconds(row.p50_ms)} ms"
+    if row.backend != EAGER and row.over_eager is not None:
+        label += f", {_ratio(row.over_eager)}x eager"
+    axes.text(row.p80_ms, position, label, va="center", fontsize=8)

@@ -1,0 +1,73 @@
+"""What is right and by how much: the float64 oracle, the error budget, and inputs, for tests and benchmarks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from cdam_fast import reference
+from cdam_fast.arguments import check_options, check_similarity, working_similarity
+from cdam_fast.constants import ATTENTION_TEMPERATURE, SCALES, TEMPERATURE
+
+MAP_BUDGET = 3e-5
+"""Largest error of a float32 map, whose entries lie in [0, 1], against float64."""
+
+_DEFAULTS: dict[str, Any] = {
+    "scales": SCALES,
+    "temperature": TEMPERATURE,
+    "attention_temperature": ATTENTION_TEMPERATURE,
+    "metric": "js",
+    "order": "official",
+    "minmax": (True, True),
+}
+
+_BLOCK_ELEMENTS = 1 << 22  # 32 MB of float64 for one temporary
+
+
+def map_budget(out_dtype: torch.dtype = torch.float32) -> float:
+    """Largest error that a map of this dtype may have: `MAP_BUDGET` and the rounding of its result."""
+    rounding = 0.0 if out_dtype in (torch.float32, torch.float64) else torch.finfo(out_dtype).eps / 2
+    return MAP_BUDGET + rounding
+
+
+def oracle(similarity: Tensor, **options: Any) -> Tensor:
+    """`cdam_fast.reference.cdam_attention` in float64 on the CPU, in blocks of rows so that any size fits.
+
+    Takes the options of `cdam_fast.reference.cdam_attention` but ``out_dtype``.
+    """
+    work = working_similarity(check_similarity(similarity).detach().to("cpu", torch.float64))
+    return reference.multi_scale_map(work, check_options(work, **(_DEFAULTS | options)), _blocked_divergence)
+
+
+def _blocked_divergence(p: Tensor, *, metric: str) -> Tensor:
+    rows = max(1, _BLOCK_ELEMENTS // (p.shape[:-2].numel() * p.shape[-2] * p.shape[-1]))
+    return torch.cat([reference.pairwise_divergence(block, p, metric=metric) for block in torch.split(p, rows, -2)], -2)
+
+
+def largest_error(result: Tensor, exact: Tensor) -> float:
+    """Largest absolute difference; infinite where either is NaN and the other is not, or shapes differ."""
+    if result.shape != exact.shape:
+        return float("inf")
+    difference = (result.detach().to("cpu", torch.float64) - exact).abs()
+    both_nan = result.isnan().cpu() & exact.isnan()
+    return float(torch.where(both_nan, 0.0, difference).nan_to_num(nan=torch.inf).max())
+
+
+def clip_like(
+    classes: int, height: int, width: int, *, batch: tuple[int, ...] = (), spread: float = 0.03, seed: int = 0
+) -> Tensor:
+    """Random similarity shaped like CLIP's, float32 ``[*batch, C, h, w]``: smooth over the grid, plus noise.
+
+    ``spread`` is the standard deviation over patches of one class's cosine similarity: 0.03 for CLIP; 1 and more
+    makes peaked distributions.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    count = torch.Size(batch).numel()
+    level = 0.2 + spread * torch.randn(count, classes, 1, 1, generator=generator)
+    coarse = torch.randn(count, classes, max(1, height // 4), max(1, width // 4), generator=generator)
+    smooth = functional.interpolate(coarse, size=(height, width), mode="bilinear", align_corners=False)
+    noise = torch.randn(count, classes, height, width, generator=generator)
+    return (level + spread * (0.7 * smooth + 0.7 * noise)).reshape(*batch, classes, height, width)
