@@ -30,17 +30,24 @@ def pairwise_divergence(p: Tensor, q: Tensor | None = None, *, metric: str = "js
     batch = p.shape[:-2]
     flat_p = p.reshape(-1, *p.shape[-2:])
     flat_q = None if q is None else q.reshape(-1, *q.shape[-2:])
-    result: Tensor = torch.ops.cdam_fast.divergence(flat_p, flat_q, metric)
+    differentiated = torch.is_grad_enabled() and (p.requires_grad or (q is not None and q.requires_grad))
+    if differentiated or torch.compiler.is_compiling():
+        result: Tensor = torch.ops.cdam_fast.divergence(flat_p, flat_q, metric)
+    else:  # without the operator's 0.1 ms
+        result = _compute(flat_p, flat_q, metric)
     return result.reshape(*batch, *result.shape[1:])
 
 
-@torch.library.custom_op("cdam_fast::divergence", mutates_args=())
-def _divergence(p: Tensor, q: Tensor | None, metric: str) -> Tensor:
+def _compute(p: Tensor, q: Tensor | None, metric: str) -> Tensor:
+    """``p [B, N, C]``, ``q [B, M, C]`` -> ``[B, N, M]``."""
     result = p.new_empty(p.shape[0], p.shape[1], p.shape[1] if q is None else q.shape[1])
     with torch.autocast(p.device.type, enabled=False):
         for i in range(p.shape[0]):
             _FORWARD[metric](p[i], None if q is None else q[i], result[i])
     return result
+
+
+_divergence = torch.library.custom_op("cdam_fast::divergence", _compute, mutates_args=())
 
 
 @_divergence.register_fake
@@ -126,11 +133,12 @@ def _position(p: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _moments(weight: Tensor, position: Tensor) -> tuple[float, float, float]:
-    """Largest ``sum_c v^2`` and ``sum_c v^2 z^8`` and mean ``sum_c v^2 z^2`` over the patches."""
+    """Largest ``sum_c v^2`` and ``sum_c v^2 z^6`` and mean ``sum_c v^2 z^2`` over the patches."""
     mass = weight.square()
     square = position.square()
-    spread = (mass * square).sum(0).mean()
-    tail = square.square_().square_().mul_(mass).sum(0).amax()
+    weighted = mass * square
+    spread = weighted.sum(0).mean()
+    tail = weighted.mul_(square.square_()).sum(0).amax()
     return float(mass.sum(0).amax()), float(tail), float(spread)
 
 

@@ -24,16 +24,13 @@ def _resize_grid(grid: Tensor, height: int, width: int) -> Tensor:
     return functional.interpolate(grid, size=(height, width), mode="bilinear", align_corners=False)
 
 
-def distributions(similarity: Tensor, scale: float, temperature: float, order: str) -> Tensor:
-    """Class distributions of the patches at one scale, ``[B, C, h, w] -> [B, N_s, C]`` (class-major in memory)."""
-    grid = scaled_grid(similarity.shape[-2], similarity.shape[-1], scale)
-    if order == "official":
-        scaled = similarity if scale == 1 else _resize_grid(similarity, *grid)
-        probabilities = torch.softmax(scaled / temperature, dim=-3)
-    else:
-        probabilities = torch.softmax(similarity / temperature, dim=-3)
-        probabilities = probabilities if scale == 1 else _resize_grid(probabilities, *grid)
-    return probabilities.flatten(-2).mT
+def distributions(logits: Tensor, scale: float, order: str) -> Tensor:
+    """Class distributions of the patches at one scale, ``[B, C, h, w] -> [B, N_s, C]`` (class-major in memory).
+
+    ``logits`` is the similarity over the temperature; in the paper's order, its softmax over classes.
+    """
+    scaled = logits if scale == 1 else _resize_grid(logits, *scaled_grid(logits.shape[-2], logits.shape[-1], scale))
+    return (torch.softmax(scaled, dim=-3) if order == "official" else scaled).flatten(-2).mT
 
 
 def _resize_rows(pairs: Tensor, grid: tuple[int, int], height: int, width: int) -> Tensor:
@@ -51,59 +48,60 @@ def resize(pairs: Tensor, grid: tuple[int, int], height: int, width: int, *, sym
 
 def normalise(
     divergence: Tensor, attention_temperature: float, minmax: tuple[bool, bool]
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Row min-max of ``1 - D``, row softmax (Eq. 2), row min-max, as ``softmax, gain, offset``.
+) -> tuple[Tensor, Tensor | float]:
+    """Row min-max of ``1 - D``, row softmax (Eq. 2), row min-max, as two factors of the attention map.
 
-    The attention map is ``softmax * gain - offset``, with gain and offset ``[B, rows, 1]``. The softmax does not
-    see a row's constant, so ``1 - D`` and its shift never round away the few digits that D has.
+    The softmax does not see a row's constant, so ``1 - D`` and its shift never round away the few digits of D.
+    The second factor is ``[B, rows, 1]``: whoever adds maps up multiplies it in on the way.
     """
-    rate = torch.full_like(divergence[..., :1], 1 / attention_temperature)
-    if minmax[0]:
-        rate = rate / (divergence.amax(-1, keepdim=True) - divergence.amin(-1, keepdim=True) + EPSILON)
+    low, high = divergence.amin(-1, keepdim=True), divergence.amax(-1, keepdim=True)
+    rate = 1 / (attention_temperature * ((high - low + EPSILON) if minmax[0] else torch.ones_like(low)))
     softmax = torch.softmax(divergence * -rate, dim=-1)
     if not minmax[1]:
-        return softmax, torch.ones_like(rate), torch.zeros_like(rate)
-    low = softmax.amin(-1, keepdim=True)
-    gain = 1 / (softmax.amax(-1, keepdim=True) - low + EPSILON)
-    return softmax, gain, low * gain
+        return softmax, 1.0
+    most = softmax.amax(-1, keepdim=True)
+    least = most * torch.exp((low - high) * rate)
+    shifted = softmax - least if softmax.requires_grad else softmax.sub_(least)
+    return shifted, 1 / (most - least + EPSILON)
 
 
-def _add_normalised(total: Tensor, divergence: Tensor, options: MapOptions) -> None:
-    """Add the attention map of one scale to total, a block of rows at a time."""
-    rows = total.shape[-2]
-    compiling = torch.compiler.is_compiling()
-    step = rows if compiling else max(1, _BLOCK // (total.shape[0] * total.shape[-1]))
+def _add_attention(total: Tensor, divergence: Tensor, options: MapOptions) -> None:
+    """Add one scale's share of the mean attention map to total, a block of rows at a time."""
+    rows, share = total.shape[-2], 1 / len(options.scales)
+    step = rows if torch.compiler.is_compiling() else max(1, _BLOCK // (total.shape[0] * total.shape[-1]))
     for start in range(0, rows, step):
         block = divergence if step >= rows else divergence[:, start : start + step]
-        softmax, gain, offset = normalise(block, options.attention_temperature, options.minmax)
-        total[:, start : start + step].addcmul_(softmax, gain).sub_(offset)
+        shifted, gain = normalise(block, options.attention_temperature, options.minmax)
+        total[:, start : start + step].addcmul_(shifted, torch.as_tensor(gain).to(shifted), value=share)
 
 
 def _attention_of_images(similarity: Tensor, options: MapOptions) -> Tensor:
-    """``[B, C, h, w] -> [B, N, N]``: the sum over scales, divided."""
+    """``[B, C, h, w] -> [B, N, N]``: the mean over scales."""
     height, width = similarity.shape[-2:]
     symmetric = options.metric != "kl"
+    # a softmax over classes does not see a patch's constant, resized or not; without it, large logits keep their digits
+    logits = (similarity - similarity.amax(-3, keepdim=True).detach()) / options.temperature
+    if options.order == "paper":
+        logits = torch.softmax(logits, dim=-3)
     total = similarity.new_zeros(similarity.shape[0], height * width, height * width)
     for scale in options.scales:
         grid = scaled_grid(height, width, scale)
-        p = distributions(similarity, scale, options.temperature, options.order)
-        pairs = pairwise_divergence(p, metric=options.metric)
-        if scale == 1:
-            _add_normalised(total, pairs, options)
-        elif options.order == "official":
-            _add_normalised(total, resize(pairs, grid, height, width, symmetric=symmetric), options)
+        pairs = pairwise_divergence(distributions(logits, scale, options.order), metric=options.metric)
+        if options.order == "official" or scale == 1:
+            _add_attention(
+                total, pairs if scale == 1 else resize(pairs, grid, height, width, symmetric=symmetric), options
+            )
         else:
-            softmax, gain, offset = normalise(pairs, options.attention_temperature, options.minmax)
-            total += resize(softmax * gain - offset, grid, height, width, symmetric=False)
-    return total.div_(len(options.scales))
+            shifted, gain = normalise(pairs, options.attention_temperature, options.minmax)
+            resized = resize(shifted * gain, grid, height, width, symmetric=False)
+            total.add_(resized, alpha=1 / len(options.scales))
+    return total
 
 
 def cdam_attention(similarity: Tensor, options: MapOptions) -> Tensor:
     """``[..., C, h, w]`` in the working dtype -> ``[..., N, N]`` (Eq. 3)."""
     batch = similarity.shape[:-3]
     images = similarity.reshape(-1, *similarity.shape[-3:])
-    # a softmax over classes does not see a patch's constant, resized or not; without it, large logits keep their digits
-    images = images - images.amax(-3, keepdim=True).detach()
     if similarity.device.type != "cpu" or torch.compiler.is_compiling() or images.shape[0] < 2:
         maps = _attention_of_images(images, options)
     else:  # one image's maps fit a CPU's cache, a batch's do not

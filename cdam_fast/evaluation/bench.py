@@ -16,13 +16,12 @@ from torch import Tensor
 from cdam_fast import __version__, cdam_attention, reference, testing
 from cdam_fast.evaluation.errors import UsageError
 from cdam_fast.evaluation.inputs import MODEL, TEMPLATE, ClassList, build_inputs
-from cdam_fast.evaluation.measure import Row, available_memory, check, cores, seconds_of
+from cdam_fast.evaluation.measure import COMPILED, EAGER, Row, available_memory, check, cores, seconds_of
 
-EAGER, COMPILED = "eager", "torch.compile"
-"""The reference in float32, and PyTorch's compiler on it."""
 FAST_BACKENDS = ("portable",)
 ROUNDS = 3
 SECONDS_PER_BACKEND = 4.0
+LEAST_RUNS = 2
 
 
 @dataclass(frozen=True)
@@ -121,7 +120,8 @@ def _time_round(row: Row, call: Callable[[], Tensor], turn: int, options: BenchO
         seconds_of(call, options.device)  # warm-up
     while len(row.seconds) < target:
         typical = max(row.seconds, default=0.0)
-        if sum(row.seconds) + typical > SECONDS_PER_BACKEND * (turn + 1) / ROUNDS and row.seconds:
+        over = sum(row.seconds) + typical > SECONDS_PER_BACKEND * (turn + 1) / ROUNDS
+        if over and len(row.seconds) >= min(LEAST_RUNS, turn + 1):
             break
         row.seconds.append(seconds_of(call, options.device)[0])
 

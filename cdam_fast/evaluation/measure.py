@@ -95,6 +95,10 @@ def available_memory(device: torch.device) -> float:
         return float("inf")
 
 
+EAGER, COMPILED = "eager", "torch.compile"
+"""The reference in float32, and PyTorch's compiler on it."""
+
+
 def check(row: Row, call: Callable[[], Tensor], exact: Tensor, device: torch.device) -> bool:
     """Run once for memory and error; whether the result is within the budget and may be timed."""
     try:
@@ -104,12 +108,12 @@ def check(row: Row, call: Callable[[], Tensor], exact: Tensor, device: torch.dev
         row.status, row.note = "failed", f"{type(error).__name__}: {message[0][:120] if message else ''}"
         return False
     row.error = testing.largest_error(result, exact)
-    budget = testing.map_budget(result.dtype)
+    budget = testing.map_budget(result.dtype, eager=row.backend in (EAGER, COMPILED))
     if not row.error <= budget:
         row.status, row.note = "wrong", f"error over the budget of {budget:.0e}: not timed"
         return False
     row.status = "ok"
-    if row.first_call_s > SLOW and "compile" not in row.backend:
+    if row.first_call_s > SLOW and row.backend != COMPILED:
         row.seconds.append(row.first_call_s)
     return True
 

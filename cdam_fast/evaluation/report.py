@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import tempfile
@@ -11,9 +12,9 @@ from typing import Any
 from rich import box
 from rich.table import Table
 
-from cdam_fast.evaluation.bench import COMPILED, EAGER, Report
+from cdam_fast.evaluation.bench import Report
 from cdam_fast.evaluation.errors import UsageError
-from cdam_fast.evaluation.measure import Row
+from cdam_fast.evaluation.measure import COMPILED, EAGER, Row
 
 
 def table(report: Report) -> Table:
@@ -92,8 +93,6 @@ def write_json(report: Report, path: str) -> None:
 
 def write_plot(report: Report, path: str) -> None:
     """A bar chart of milliseconds per image on a logarithmic axis, a group for each class list."""
-    import io
-
     buffer = io.BytesIO()
     try:
         _figure(report).savefig(buffer, format=Path(path).suffix.removeprefix(".") or "png", dpi=150)
@@ -103,16 +102,19 @@ def write_plot(report: Report, path: str) -> None:
 
 
 def _replace(path: str, content: bytes, option: str) -> None:
-    target = Path(path)
+    target, temporary = Path(path), None
     try:
         if target.exists() and not target.is_file():  # a device or a pipe
             target.write_bytes(content)
             return
-        with tempfile.NamedTemporaryFile(dir=target.parent, prefix=f".{target.name}.", delete=False) as temporary:
-            temporary.write(content)
-        Path(temporary.name).chmod(0o644)
-        Path(temporary.name).replace(target)
+        with tempfile.NamedTemporaryFile(dir=target.parent, prefix=f".{target.name}.", delete=False) as file:
+            temporary = Path(file.name)
+            file.write(content)
+        temporary.chmod(0o644)
+        temporary.replace(target)
     except OSError as error:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
         raise UsageError(f"{option}: cannot write {path}: {error.strerror or error}") from None
 
 
