@@ -28,8 +28,8 @@ _STRIP = 192  # columns of a strip of the symmetric product: 2.8 ms instead of 3
 def pairwise_divergence(p: Tensor, q: Tensor | None = None, *, metric: str = "js") -> Tensor:
     """``p [..., N, C]``, ``q [..., M, C]`` of one working dtype -> ``[..., N, M]``; differentiable once."""
     batch = p.shape[:-2]
-    flat_p = p.reshape(-1, *p.shape[-2:])
-    flat_q = None if q is None else q.reshape(-1, *q.shape[-2:])
+    flat_p = p.reshape(batch.numel(), *p.shape[-2:])
+    flat_q = None if q is None else q.reshape(batch.numel(), *q.shape[-2:])
     differentiated = torch.is_grad_enabled() and (p.requires_grad or (q is not None and q.requires_grad))
     if differentiated or torch.compiler.is_compiling():
         result: Tensor = torch.ops.cdam_fast.divergence(flat_p, flat_q, metric)
@@ -41,6 +41,8 @@ def pairwise_divergence(p: Tensor, q: Tensor | None = None, *, metric: str = "js
 def _compute(p: Tensor, q: Tensor | None, metric: str) -> Tensor:
     """``p [B, N, C]``, ``q [B, M, C]`` -> ``[B, N, M]``."""
     result = p.new_empty(p.shape[0], p.shape[1], p.shape[1] if q is None else q.shape[1])
+    if result.numel() == 0:
+        return result
     with torch.autocast(p.device.type, enabled=False):
         for i in range(p.shape[0]):
             _FORWARD[metric](p[i], None if q is None else q[i], result[i])

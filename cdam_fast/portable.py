@@ -55,12 +55,21 @@ def normalise(
     The second factor is ``[B, rows, 1]``: whoever adds maps up multiplies it in on the way.
     """
     low, high = divergence.amin(-1, keepdim=True), divergence.amax(-1, keepdim=True)
-    rate = 1 / (attention_temperature * ((high - low + EPSILON) if minmax[0] else torch.ones_like(low)))
-    softmax = torch.softmax(divergence * -rate, dim=-1)
+    if minmax == (False, True):
+        # e^-u - e^-U with U the row's range: nearly flat rows, unstretched, would cancel in the softmax
+        rate = 1 / attention_temperature
+        above, below = (divergence - low) * -rate, (divergence - high) * rate
+        exponential = torch.exp(above)
+        shifted = -exponential * torch.expm1(below)
+        contrast = -torch.expm1((low - high) * rate)
+        return shifted, 1 / (contrast + EPSILON * exponential.sum(-1, keepdim=True))
+    span = high - low + EPSILON if minmax[0] else torch.ones_like(low)
+    rates = 1 / (attention_temperature * span)
+    softmax = torch.softmax(divergence * -rates, dim=-1)
     if not minmax[1]:
         return softmax, 1.0
     most = softmax.amax(-1, keepdim=True)
-    least = most * torch.exp((low - high) * rate)
+    least = most * torch.exp((low - high) * rates)
     shifted = softmax - least if softmax.requires_grad else softmax.sub_(least)
     return shifted, 1 / (most - least + EPSILON)
 
@@ -68,7 +77,7 @@ def normalise(
 def _add_attention(total: Tensor, divergence: Tensor, options: MapOptions) -> None:
     """Add one scale's share of the mean attention map to total, a block of rows at a time."""
     rows, share = total.shape[-2], 1 / len(options.scales)
-    step = rows if torch.compiler.is_compiling() else max(1, _BLOCK // (total.shape[0] * total.shape[-1]))
+    step = rows if torch.compiler.is_compiling() else max(1, _BLOCK // max(1, total.shape[0] * total.shape[-1]))
     for start in range(0, rows, step):
         block = divergence if step >= rows else divergence[:, start : start + step]
         shifted, gain = normalise(block, options.attention_temperature, options.minmax)
@@ -81,12 +90,15 @@ def _attention_of_images(similarity: Tensor, options: MapOptions) -> Tensor:
     symmetric = options.metric != "kl"
     # a softmax over classes does not see a patch's constant, resized or not; without it, large logits keep their digits
     logits = (similarity - similarity.amax(-3, keepdim=True).detach()) / options.temperature
+    if options.metric == "kl":  # of first order in a probability's rounding, where JS is of second order
+        logits = logits.double()
     if options.order == "paper":
         logits = torch.softmax(logits, dim=-3)
     total = similarity.new_zeros(similarity.shape[0], height * width, height * width)
     for scale in options.scales:
         grid = scaled_grid(height, width, scale)
         pairs = pairwise_divergence(distributions(logits, scale, options.order), metric=options.metric)
+        pairs = pairs.to(similarity.dtype)
         if options.order == "official" or scale == 1:
             _add_attention(
                 total, pairs if scale == 1 else resize(pairs, grid, height, width, symmetric=symmetric), options
@@ -101,7 +113,7 @@ def _attention_of_images(similarity: Tensor, options: MapOptions) -> Tensor:
 def cdam_attention(similarity: Tensor, options: MapOptions) -> Tensor:
     """``[..., C, h, w]`` in the working dtype -> ``[..., N, N]`` (Eq. 3)."""
     batch = similarity.shape[:-3]
-    images = similarity.reshape(-1, *similarity.shape[-3:])
+    images = similarity.reshape(batch.numel(), *similarity.shape[-3:])
     if similarity.device.type != "cpu" or torch.compiler.is_compiling() or images.shape[0] < 2:
         maps = _attention_of_images(images, options)
     else:  # one image's maps fit a CPU's cache, a batch's do not

@@ -1,0 +1,54 @@
+"""Poisoned memory and fixed seeds for every test, and the recorded maps."""
+
+from pathlib import Path
+
+import hypothesis
+import numpy as np
+import pytest
+import torch
+
+DATA = Path(__file__).parent / "data"
+
+hypothesis.settings.register_profile("repeatable", derandomize=True, deadline=None, max_examples=60, database=None)
+hypothesis.settings.load_profile("repeatable")
+
+
+def pytest_configure(config):
+    # warn_only warns of every operation without a deterministic version, which nothing here relies on
+    config.addinivalue_line("filterwarnings", "ignore:.*deterministic:UserWarning")
+
+
+@pytest.fixture(autouse=True)
+def poisoned_memory():
+    """``torch.empty`` gives NaN, so that an element nobody wrote shows in the result."""
+    enabled = torch.are_deterministic_algorithms_enabled()
+    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+    fill = torch.utils.deterministic.fill_uninitialized_memory
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = True
+    yield
+    torch.use_deterministic_algorithms(enabled, warn_only=warn_only)
+    torch.utils.deterministic.fill_uninitialized_memory = fill
+
+
+@pytest.fixture(autouse=True)
+def seeds():
+    torch.manual_seed(0)
+    np.random.seed(0)  # noqa: NPY002 - for code that still draws from the global generator
+
+
+def _recorded(name):
+    with np.load(DATA / name) as arrays:
+        return {key: torch.from_numpy(arrays[key]) for key in arrays.files}
+
+
+@pytest.fixture(scope="session")
+def golden_single():
+    """Maps of the released code in float64 on a 14x14 grid: 7 scales, scale 1 alone, each reduced scale alone."""
+    return _recorded("golden_single.npz")
+
+
+@pytest.fixture(scope="session")
+def golden_clip():
+    """Rows of the released code's float64 map on a 28x28 grid of a 4-layer CLIP's similarity."""
+    return _recorded("golden_clip.npz")
