@@ -46,7 +46,7 @@ class Table(NamedTuple):
     coefficients: Array
     """``[33, ranks]`` Chebyshev coefficients in ``s / half_width``."""
     degrees: list[int]
-    """Degree that the first R = index + 1 features need, to 1e-7."""
+    """Degree that the first R = index + 1 features need."""
     floor: list[float]
     """With growth, bounds the residual of rank R = index + 1."""
     growth: list[float]
@@ -92,13 +92,29 @@ def table(half_width: float) -> Table:
     z = np.cos(np.pi * (np.arange(160) + 0.5) / 160)
     features = _kernel(half_width * z[:, None], s[None, :]) @ (root[:, None] * vectors) / np.sqrt(values)
     coefficients = chebyshev.chebfit(z, features, 32)
-    size = np.abs(coefficients).max()
-    degrees = [int(np.flatnonzero(np.abs(coefficients[:, :r]).max(1) > 1e-7 * size)[-1]) for r in range(1, kept + 1)]
 
-    diagonal = np.diagonal(_kernel(half_width * z[:, None], half_width * z[None, :]))
-    residuals = diagonal[:, None] - np.cumsum(features**2, axis=1)
-    bounds = [_bound_residual(np.clip(residuals[:, r], 1e-16, None), z) for r in range(kept)]
-    return Table(half_width, coefficients, degrees, [floor for floor, _ in bounds], [growth for _, growth in bounds])
+    # bounds of the very polynomials that are used; a fifth to spare for what their degree cuts off the diagonal
+    fine = np.cos(np.pi * (np.arange(400) + 0.5) / 400)
+    diagonal = _kernel(half_width * fine, half_width * fine)
+    degrees, floors, growths = [], [], []
+    degree = 1
+    for rank in range(1, kept + 1):
+        residual = diagonal - _square_sum(fine, coefficients[:, :rank])
+        floor, _ = _bound_residual(residual, fine)
+        while True:  # the least degree that adds a tenth to the floor at most
+            used = diagonal - _square_sum(fine, coefficients[: degree + 1, :rank])
+            if np.abs(used - residual).max() <= 0.1 * floor + 1e-16:
+                break
+            degree += 1
+        floor, growth = _bound_residual(1.2 * np.clip(used, 1e-16, None), fine)
+        degrees.append(degree)
+        floors.append(floor)
+        growths.append(growth)
+    return Table(half_width, coefficients, degrees, floors, growths)
+
+
+def _square_sum(z: Array, coefficients: Array) -> Array:
+    return np.asarray((chebyshev.chebval(z, coefficients) ** 2).sum(0))
 
 
 def features(weight: Tensor, position: Tensor, chosen: Table, rank: int) -> Tensor:

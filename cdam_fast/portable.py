@@ -90,7 +90,7 @@ def _attention_of_images(similarity: Tensor, options: MapOptions) -> Tensor:
     symmetric = options.metric != "kl"
     # a softmax over classes does not see a patch's constant, resized or not; without it, large logits keep their digits
     logits = (similarity - similarity.amax(-3, keepdim=True).detach()) / options.temperature
-    if options.metric == "kl":  # of first order in a probability's rounding, where JS is of second order
+    if options.metric != "js":  # of first order in a probability's rounding, where JS is of second order
         logits = logits.double()
     if options.order == "paper":
         logits = torch.softmax(logits, dim=-3)

@@ -59,8 +59,8 @@ def _js(p: Tensor, q: Tensor) -> Tensor:
 
 def _kl(p: Tensor, q: Tensor) -> Tensor:
     present = p != 0  # 0 ln(0/q) is 0 for every q; NaN counts as present and stays
-    ratio = torch.where(present, p / q, 1)
-    return (p * torch.log(ratio)).sum(-1)
+    log_ratio = torch.log(torch.where(present, p, 1)) - torch.log(torch.where(present, q, 1))
+    return (p * log_ratio).sum(-1)
 
 
 def _wasserstein(p: Tensor, q: Tensor) -> Tensor:
