@@ -32,8 +32,10 @@ def test_maskclip_features_by_hand(model):
     with torch.no_grad():
         x = visual.conv1(pixels).flatten(2).mT
         x = torch.cat((visual.class_embedding.expand(2, 1, -1), x), 1) + visual.positional_embedding
-        x = visual.transformer.resblocks[0](visual.ln_pre(x))
-        last = visual.transformer.resblocks[1]
+        first, last = visual.transformer.resblocks
+        x = visual.ln_pre(x)
+        # older open_clip puts the tokens first
+        x = first(x) if first.attn.batch_first else first(x.transpose(0, 1)).transpose(0, 1)
         values = last.ln_1(x) @ last.attn.in_proj_weight[128:].T + last.attn.in_proj_bias[128:]
         x = x + last.attn.out_proj(values)
         x = x + last.mlp(last.ln_2(x))
