@@ -124,12 +124,12 @@ def features(weight: Tensor, position: Tensor, chosen: Table, rank: int) -> Tens
     """
     degree = chosen.degrees[rank - 1]
     polynomials = weight.new_empty(degree + 1, *weight.shape)
-    polynomials[0] = weight
-    torch.mul(weight, position, out=polynomials[1])
+    t = polynomials.unbind(0)
+    t[0].copy_(weight)
+    torch.mul(weight, position, out=t[1])
     for k in range(2, degree + 1):
         # T_k = 2 z T_{k-1} - T_{k-2}; one addcmul each, with signs ++--++-- that the coefficients undo
-        factor = 2.0 if k % 2 else -2.0
-        torch.addcmul(polynomials[k - 2], position, polynomials[k - 1], value=factor, out=polynomials[k])
+        torch.addcmul(t[k - 2], position, t[k - 1], value=2.0 if k % 2 else -2.0, out=t[k])
     mix = _mix(chosen.half_width, rank, weight.dtype, weight.device)
     return (mix @ polynomials.flatten(1)).view(rank * weight.shape[0], -1)
 
