@@ -149,9 +149,9 @@ def _without_gradient(function: Callable[[Tensor], Tensor], similarity: Tensor) 
 
 
 def _eager_bytes(similarity: Tensor) -> int:
-    """Five [B, N, N, C] temporaries live at once in the eager divergence."""
+    """Three [B, N, N, C] temporaries are live at once in the eager divergence."""
     batch, classes, height, width = similarity.shape
-    return 5 * batch * (height * width) ** 2 * classes * similarity.element_size()
+    return 3 * batch * (height * width) ** 2 * classes * similarity.element_size()
 
 
 def describe_environment(options: BenchOptions) -> dict[str, Any]:

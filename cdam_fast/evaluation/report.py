@@ -37,7 +37,7 @@ def table(report: Report) -> Table:
     for row in report.rows:
         if previous not in (None, row.class_list):
             result.add_section()
-        name = f"{row.class_list} {row.classes}" if row.class_list != previous else ""
+        name = _name(row) if row.class_list != previous else ""
         previous = row.class_list
         timed = row.status == "ok" and row.p50_ms is not None
         result.add_row(
@@ -56,6 +56,11 @@ def table(report: Report) -> Table:
 def notes(report: Report) -> list[str]:
     """A line for each row that has something to say: wrong, failed, does not fit."""
     return [f"{row.class_list}, {row.backend}: {row.status}; {row.note}" for row in report.rows if row.note]
+
+
+def _name(row: Row) -> str:
+    count = f"C={row.classes}"
+    return count if row.class_list == count else f"{row.class_list} {count}"
 
 
 def _grid(report: Report) -> str:
@@ -134,7 +139,7 @@ def _figure(report: Report) -> Any:
         position += 0.0 if previous is None else 1.0 if row.class_list == previous else 1.6
         previous = row.class_list
         _bar(axes, position, row)
-        ticks.append((position, f"{row.class_list} (C = {row.classes})\n{row.backend}"))
+        ticks.append((position, f"{_name(row)}\n{row.backend}"))
     axes.set_yticks([at for at, _ in ticks], [label for _, label in ticks], fontsize=8)
     axes.invert_yaxis()
     axes.set_xscale("log")
