@@ -46,9 +46,7 @@ def resize(pairs: Tensor, grid: tuple[int, int], height: int, width: int, *, sym
     return _resize_rows(resized, grid, height, width)
 
 
-def normalise(
-    divergence: Tensor, attention_temperature: float, minmax: tuple[bool, bool]
-) -> tuple[Tensor, Tensor | float]:
+def normalise(divergence: Tensor, attention_temperature: float, minmax: tuple[bool, bool]) -> tuple[Tensor, Tensor]:
     """Row min-max of ``1 - D``, row softmax (Eq. 2), row min-max, as two factors of the attention map.
 
     The softmax does not see a row's constant, so ``1 - D`` and its shift never round away the few digits of D.
@@ -67,7 +65,7 @@ def normalise(
     rates = 1 / (attention_temperature * span)
     softmax = torch.softmax(divergence * -rates, dim=-1)
     if not minmax[1]:
-        return softmax, 1.0
+        return softmax, torch.ones_like(rates)
     most = softmax.amax(-1, keepdim=True)
     least = most * torch.exp((low - high) * rates)
     shifted = softmax - least if softmax.requires_grad else softmax.sub_(least)
@@ -81,7 +79,7 @@ def _add_attention(total: Tensor, divergence: Tensor, options: MapOptions) -> No
     for start in range(0, rows, step):
         block = divergence if step >= rows else divergence[:, start : start + step]
         shifted, gain = normalise(block, options.attention_temperature, options.minmax)
-        total[:, start : start + step].addcmul_(shifted, torch.as_tensor(gain).to(shifted), value=share)
+        total[:, start : start + step].addcmul_(shifted, gain, value=share)
 
 
 def _attention_of_images(similarity: Tensor, options: MapOptions) -> Tensor:
