@@ -71,16 +71,33 @@ def test_eager_that_does_not_fit_is_said_and_the_rest_runs(monkeypatch, photogra
     assert "does not fit" in capsys.readouterr().out.lower()
 
 
-def test_an_interrupt_keeps_what_is_done(monkeypatch, photograph, tmp_path, capsys):
-    def interrupt(*args):
-        raise KeyboardInterrupt
+def test_an_interrupt_keeps_what_is_done(monkeypatch, photograph, tmp_path):
+    first_rounds = bench._time_round
+
+    def interrupt(row, call, turn, options):
+        if turn == 1:
+            raise KeyboardInterrupt
+        first_rounds(row, call, turn, options)
 
     monkeypatch.setattr(bench, "_time_round", interrupt)
     path = tmp_path / "bench.json"
     assert cli.main([*QUICK, "--image", photograph, "--json", str(path)]) == 130
     written = json.loads(path.read_text())
     assert written["interrupted"] is True
-    assert [row["status"] for row in written["rows"]] == ["ok", "ok"]
+    for row in written["rows"]:
+        assert row["status"] == "ok"
+        assert row["runs"] == len(row["seconds"]) > 0
+        assert row["p50_ms"] > 0
+
+
+def test_a_file_without_permission_is_said_before_the_work(monkeypatch, photograph, tmp_path, capsys):
+    path = tmp_path / "bench.json"
+    path.write_text("old")
+    monkeypatch.setattr(report.os, "access", lambda *args: False)
+    assert cli.main([*QUICK, "--image", photograph, "--json", str(path)]) == 2
+    captured = capsys.readouterr()
+    assert captured.err == f"cdam-fast bench: error: --json: cannot write {path}: Permission denied\n"
+    assert path.read_text() == "old"
 
 
 @pytest.mark.parametrize(

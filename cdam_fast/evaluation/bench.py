@@ -104,14 +104,16 @@ def _measure_list(
         call: Callable[[], Tensor] = partial(_without_gradient, function, similarity)
         if check(row, call, exact, options.device):
             rows.append((row, call))
-    # backends take turns, so that a slower minute of the machine falls on all of them
-    for turn in range(ROUNDS):
-        for row, call in rows:
-            on_step(f"{entry.name}: {row.backend}, round {turn + 1} of {ROUNDS}")
-            _time_round(row, call, turn, options)
-    for row, _ in rows:
-        row.summarise(options.batch)
-    _fill_ratios(rows)
+    try:
+        # backends take turns, so that a slower minute of the machine falls on all of them
+        for turn in range(ROUNDS):
+            for row, call in rows:
+                on_step(f"{entry.name}: {row.backend}, round {turn + 1} of {ROUNDS}")
+                _time_round(row, call, turn, options)
+    finally:  # an interrupt keeps the rounds that are done
+        for row, _ in rows:
+            row.summarise(options.batch)
+        _fill_ratios(rows)
 
 
 def _time_round(row: Row, call: Callable[[], Tensor], turn: int, options: BenchOptions) -> None:
