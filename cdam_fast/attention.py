@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from cdam_fast import portable, reference
+from cdam_fast import ops, portable, reference
 from cdam_fast.arguments import (
     MapOptions,
     check_attention,
@@ -25,17 +25,22 @@ from cdam_fast.arguments import (
 from cdam_fast.constants import ATTENTION_TEMPERATURE, SCALES, TEMPERATURE
 
 
-def _choose_backend(backend: object) -> str:
+def _choose_backend(backend: object, tensor: Tensor, patches: int = 0) -> str:
     chosen = check_backend(backend)
+    if chosen == "auto":
+        on_gpu = tensor.device.type in ("cuda", "xpu")
+        return "triton" if on_gpu and ops.refusal(tensor, patches) is None else "portable"
     if chosen == "triton":
-        raise RuntimeError(
-            "backend: got 'triton', but this version has no Triton kernels yet; takes 'auto', 'portable' or 'reference'"
-        )
-    return "portable" if chosen == "auto" else chosen
+        reason = ops.refusal(tensor, patches)
+        if reason is not None:
+            raise RuntimeError(f"backend: 'triton' {reason}")
+    return chosen
 
 
-def _attention(similarity: Tensor, options: MapOptions, backend: str) -> Tensor:
-    """The map in the working dtype."""
+def _attention(similarity: Tensor, options: MapOptions, backend: str, out_dtype: torch.dtype) -> Tensor:
+    """The map, in the working dtype or already in out_dtype."""
+    if backend == "triton":
+        return ops.cdam_attention(similarity, options, out_dtype)
     if backend == "reference":
         return reference.cdam_attention(similarity, **options._asdict(), out_dtype=working_dtype(similarity.dtype))
     return portable.cdam_attention(working_similarity(similarity), options)
@@ -66,8 +71,9 @@ def cdam_attention(
             up; ``"paper"``, as Eq. 3 is printed, resizes the probabilities down and the attention map up.
         minmax: row min-max before the row softmax, and after it.
         out_dtype: dtype of the result; None is the similarity's.
-        backend: ``"auto"``, ``"reference"`` (eager, N x N x C memory), ``"portable"`` (PyTorch, any device) or
-            ``"triton"`` (not there yet: raises).
+        backend: ``"reference"`` (eager, N x N x C memory), ``"portable"`` (PyTorch, any device), ``"triton"`` (fused
+            kernels on a GPU, for anything but float64, up to 8192 patches) or ``"auto"``: Triton where it can serve
+            the call, portable elsewhere.
 
     Returns:
         ``[..., N, N]`` with ``N = h * w``; row i is where patch i attends. With both min-max the largest entry of
@@ -83,9 +89,9 @@ def cdam_attention(
     similarity = check_similarity(similarity)
     options = check_options(similarity, scales, temperature, attention_temperature, metric, order, minmax)
     result_dtype = check_out_dtype(out_dtype, similarity.dtype)
-    chosen = _choose_backend(backend)
+    chosen = _choose_backend(backend, similarity, similarity.shape[-2] * similarity.shape[-1])
     with torch.autocast(similarity.device.type, enabled=False):
-        return _attention(similarity, options, chosen).to(result_dtype)
+        return _attention(similarity, options, chosen, result_dtype).to(result_dtype)
 
 
 def cdam_attend(
@@ -120,9 +126,11 @@ def cdam_attend(
     values = check_values(values, similarity)
     options = check_options(similarity, scales, temperature, attention_temperature, metric, order, minmax)
     result_dtype = check_out_dtype(out_dtype, similarity.dtype)
-    chosen = _choose_backend(backend)
+    chosen = _choose_backend(backend, similarity, similarity.shape[-2] * similarity.shape[-1])
     with torch.autocast(similarity.device.type, enabled=False):
-        attention = _attention(similarity, options, chosen)
+        if chosen == "triton":
+            return ops.cdam_attend(similarity, values, options, result_dtype)
+        attention = _attention(similarity, options, chosen, working_dtype(similarity.dtype))
         return (attention @ values.to(attention.dtype)).to(result_dtype)
 
 
@@ -147,9 +155,11 @@ def pairwise_divergence(p: Tensor, q: Tensor | None = None, *, metric: str = "js
     """
     p, other = check_distributions(p, q)
     metric = check_metric(metric)
-    chosen = _choose_backend(backend)
+    chosen = _choose_backend(backend, p)
     dtype = working_dtype(p.dtype)
     with torch.autocast(p.device.type, enabled=False):
+        if chosen == "triton":
+            return ops.pairwise_divergence(p, other, metric=metric)
         if chosen == "reference":
             return reference.pairwise_divergence(p, other, metric=metric)
         second = None if other is None else other.to(dtype)

@@ -6,6 +6,8 @@ The stages carry the names of `cdam_fast.reference`; the work behind `pairwise_d
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -82,7 +84,7 @@ def _add_attention(total: Tensor, divergence: Tensor, options: MapOptions) -> No
         total[:, start : start + step].addcmul_(shifted, gain, value=share)
 
 
-def _attention_of_images(similarity: Tensor, options: MapOptions) -> Tensor:
+def _attention_of_images(similarity: Tensor, options: MapOptions, divergence: Callable[..., Tensor]) -> Tensor:
     """``[B, C, h, w] -> [B, N, N]``: the mean over scales."""
     height, width = similarity.shape[-2:]
     symmetric = options.metric != "kl"
@@ -95,7 +97,7 @@ def _attention_of_images(similarity: Tensor, options: MapOptions) -> Tensor:
     total = similarity.new_zeros(similarity.shape[0], height * width, height * width)
     for scale in options.scales:
         grid = scaled_grid(height, width, scale)
-        pairs = pairwise_divergence(distributions(logits, scale, options.order), metric=options.metric)
+        pairs = divergence(distributions(logits, scale, options.order), metric=options.metric)
         pairs = pairs.to(similarity.dtype)
         if options.order == "official" or scale == 1:
             _add_attention(
@@ -108,12 +110,17 @@ def _attention_of_images(similarity: Tensor, options: MapOptions) -> Tensor:
     return total
 
 
-def cdam_attention(similarity: Tensor, options: MapOptions) -> Tensor:
-    """``[..., C, h, w]`` in the working dtype -> ``[..., N, N]`` (Eq. 3)."""
+def cdam_attention(
+    similarity: Tensor, options: MapOptions, divergence: Callable[..., Tensor] = pairwise_divergence
+) -> Tensor:
+    """``[..., C, h, w]`` in the working dtype -> ``[..., N, N]`` (Eq. 3).
+
+    ``divergence`` is `pairwise_divergence` or the same from elsewhere.
+    """
     batch = similarity.shape[:-3]
     images = similarity.reshape(batch.numel(), *similarity.shape[-3:])
     if similarity.device.type != "cpu" or torch.compiler.is_compiling() or images.shape[0] < 2:
-        maps = _attention_of_images(images, options)
+        maps = _attention_of_images(images, options, divergence)
     else:  # one image's maps fit a CPU's cache, a batch's do not
-        maps = torch.cat([_attention_of_images(image, options) for image in torch.split(images, 1)])
+        maps = torch.cat([_attention_of_images(image, options, divergence) for image in torch.split(images, 1)])
     return maps.reshape(*batch, *maps.shape[1:])

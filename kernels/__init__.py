@@ -1,1 +1,5 @@
-"""Triton kernels of the attention map. None has landed yet: `cdam_fast.portable` serves every device."""
+"""Triton kernels of CDAM's attention map; imports nothing but Triton and PyTorch.
+
+The stages in the order of the data: `distributions`, `divergence`, `attention`; `plan` says where everything lies,
+`launch` runs them.
+"""

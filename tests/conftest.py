@@ -1,11 +1,15 @@
 """Poisoned memory and fixed seeds for every test, and the recorded maps."""
 
+import os
 from pathlib import Path
 
 import hypothesis
 import numpy as np
 import pytest
 import torch
+
+if not torch.cuda.is_available():  # the kernels then run on CPU tensors; read when their module is imported
+    os.environ["TRITON_INTERPRET"] = "1"
 
 DATA = Path(__file__).parent / "data"
 
@@ -14,6 +18,7 @@ hypothesis.settings.load_profile("repeatable")
 
 
 def pytest_configure(config):
+    config.addinivalue_line("markers", "gpu: needs a GPU")
     # warn_only warns of every operation without a deterministic version, which nothing here relies on
     config.addinivalue_line("filterwarnings", "ignore:.*deterministic:UserWarning")
 
@@ -29,6 +34,13 @@ def poisoned_memory():
     yield
     torch.use_deterministic_algorithms(enabled, warn_only=warn_only)
     torch.utils.deterministic.fill_uninitialized_memory = fill
+
+
+def pytest_collection_modifyitems(items):
+    if not torch.cuda.is_available():
+        for item in items:
+            if "gpu" in item.keywords:
+                item.add_marker(pytest.mark.skip(reason="no GPU"))
 
 
 @pytest.fixture(autouse=True)

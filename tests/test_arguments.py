@@ -167,12 +167,6 @@ def test_backend(call, value):
         call(value)
 
 
-@with_backend
-def test_triton_is_not_there_yet(call):
-    with pytest.raises(RuntimeError, match=r"^backend: got 'triton', .*no Triton kernels yet"):
-        call("triton")
-
-
 @pytest.mark.parametrize(
     ("error", "values", "message"),
     [

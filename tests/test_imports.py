@@ -22,7 +22,8 @@ LAYERS = (
     {"arguments"},
     {"embedding", "kernels"},
     {"divergence"},
-    {"reference", "portable", "ops"},
+    {"reference", "portable"},
+    {"ops"},
     {"attention", "background", "models"},
     {"segmentation"},
     {""},  # cdam_fast itself
@@ -100,8 +101,14 @@ def imported_names(path):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path}: a relative import"
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+            # kernels/ can be published by itself, so it never names the package around it
+            assert (node.level == 1) == (path.parent.name == "kernels" and node.module in (None, *kernel_names()))
+            package = ".".join(filter(None, ("cdam_fast.kernels" if node.level else None, node.module)))
+            yield from (f"{package}.{alias.name}" for alias in node.names)
+
+
+def kernel_names():
+    return [path.stem for path in (ROOT / "kernels").glob("*.py")]
 
 
 @functools.cache
@@ -159,7 +166,7 @@ def test_nothing_fast_reaches_the_reference(module):
 
 
 def test_backends_never_reach_each_other():
-    backends = {"reference", "portable", "kernels"}
+    backends = {"reference", "portable", "kernels"}  # gradients of the kernels are the portable ones: ops knows both
     for backend in backends:
         assert not {name.split(".")[0] for name in reached_from(backend)} & (backends - {backend})
 
@@ -177,3 +184,9 @@ def test_triton_is_imported_by_kernels_only():
     for module, path in module_files().items():
         if module.split(".")[0] != "kernels":
             assert "triton" not in {name.split(".")[0] for name in imported_names(path)}, module
+
+
+def test_kernels_need_triton_and_torch_only():
+    standard = {"__future__", "collections", "contextlib", "functools", "typing"}
+    for path in (ROOT / "kernels").glob("*.py"):
+        assert {name.split(".")[0] for name in imported_names(path)} <= standard | {"triton", "torch", "cdam_fast"}

@@ -1,0 +1,219 @@
+"""Operators of the Triton backend: schemas, fakes, gradients, and what the kernels can serve.
+
+Triton and `cdam_fast.kernels` are imported by the first call, not by this module.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from collections.abc import Sequence
+from functools import cache
+from importlib import metadata
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cdam_fast import portable
+from cdam_fast.arguments import MapOptions, working_similarity
+from cdam_fast.constants import scaled_grid
+
+OLDEST_TRITON = (3, 2)
+OLDEST_CAPABILITY = (7, 5)
+LARGEST_MAP = 8192
+"""Most patches of a map: the kernels hold whole rows of it."""
+
+DTYPES = (torch.float16, torch.bfloat16, torch.float32)
+
+
+# --- What the kernels serve -------------------------------------------------------------------------------------
+
+
+def refusal(tensor: Tensor, patches: int = 0) -> str | None:
+    """Why the kernels cannot serve a tensor, and a map of so many patches; None where they can.
+
+    What needs a look at the machine is left to the first call while torch.compile traces.
+    """
+    if tensor.dtype not in DTYPES:
+        return f"got {tensor.dtype} input, takes float16, bfloat16 or float32; 'portable' takes float64"
+    if patches > LARGEST_MAP:
+        return f"got a map of {patches} patches, takes {LARGEST_MAP} at most; 'portable' takes more"
+    return None if torch.compiler.is_compiling() else _refusal_of_device(tensor.device)
+
+
+@cache
+def _refusal_of_device(device: torch.device) -> str | None:
+    if importlib.util.find_spec("triton") is None:
+        return "Triton is not installed; takes triton 3.2 or newer"
+    version = metadata.version("triton") if _has_metadata() else "0"
+    if _numbers(version) < OLDEST_TRITON:
+        return f"got Triton {version}, takes 3.2 or newer"
+    if device.type == "cpu":
+        return None if _interpreted() else "got CPU tensors, takes GPU tensors (or TRITON_INTERPRET=1, for tests)"
+    if device.type not in ("cuda", "xpu"):
+        return f"got {device.type} tensors, takes CUDA, ROCm or XPU tensors"
+    if device.type == "cuda" and torch.version.hip is None:
+        capability = torch.cuda.get_device_capability(device)
+        if capability < OLDEST_CAPABILITY:
+            return f"got a GPU of compute capability {capability[0]}.{capability[1]}, takes 7.5 or newer"
+    return None
+
+
+def _has_metadata() -> bool:
+    return any(True for _ in metadata.distributions(name="triton"))
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(number) for number in re.findall(r"\d+", version)[:2])
+
+
+def _interpreted() -> bool:
+    from cdam_fast.kernels import launch
+
+    return launch.INTERPRETED
+
+
+# --- The attention map ------------------------------------------------------------------------------------------
+
+
+def cdam_attention(similarity: Tensor, options: MapOptions, out_dtype: torch.dtype) -> Tensor:
+    """``[..., C, h, w]`` -> ``[..., N, N]`` in out_dtype; differentiable once, stage by stage."""
+    if torch.is_grad_enabled() and similarity.requires_grad:
+        # the kernels that keep nothing for a backward pass leave all but the divergence to PyTorch
+        divergence = pairwise_divergence if options.metric == "js" else portable.pairwise_divergence
+        return portable.cdam_attention(working_similarity(similarity), options, divergence).to(out_dtype)
+    batch = similarity.shape[:-3]
+    images = similarity.reshape(batch.numel(), *similarity.shape[-3:])
+    function = _map if _is_plain(similarity) else torch.ops.cdam_fast.triton_map
+    maps: Tensor = function(images, *options, out_dtype)
+    return maps.reshape(*batch, *maps.shape[1:])
+
+
+def cdam_attend(similarity: Tensor, values: Tensor, options: MapOptions, out_dtype: torch.dtype) -> Tensor:
+    """The map applied to ``values [..., N, D]``; without an N x N tensor where that would be large and no gradient."""
+    if torch.is_grad_enabled() and (similarity.requires_grad or values.requires_grad):
+        attention = cdam_attention(similarity, options, torch.float32)
+        return (attention @ values.to(torch.float32)).to(out_dtype)
+    batch = similarity.shape[:-3]
+    images = similarity.reshape(batch.numel(), *similarity.shape[-3:])
+    flat = values.reshape(batch.numel(), *values.shape[-2:])
+    function = _attend if _is_plain(similarity) and _is_plain(values) else torch.ops.cdam_fast.triton_attend
+    result: Tensor = function(images, flat, *options, out_dtype)
+    return result.reshape(*batch, *result.shape[1:])
+
+
+def pairwise_divergence(p: Tensor, q: Tensor | None = None, *, metric: str) -> Tensor:
+    """``p [..., N, C]``, ``q [..., M, C]`` -> ``[..., N, M]`` in p's dtype; differentiable once."""
+    batch = p.shape[:-2]
+    flat_p = p.reshape(batch.numel(), *p.shape[-2:])
+    flat_q = None if q is None else q.reshape(batch.numel(), *q.shape[-2:])
+    plain = _is_plain(p) and (q is None or _is_plain(q))
+    result: Tensor = (_divergence if plain else torch.ops.cdam_fast.triton_divergence)(flat_p, flat_q, metric)
+    return result.reshape(*batch, *result.shape[1:])
+
+
+def _is_plain(tensor: Tensor) -> bool:
+    """Whether neither autograd nor a tracer needs to see an operator, which costs 0.1 ms."""
+    differentiated = torch.is_grad_enabled() and tensor.requires_grad
+    return not differentiated and not torch.compiler.is_compiling() and type(tensor) is Tensor
+
+
+def _kernel_options(similarity: Tensor, options: MapOptions) -> Any:
+    from cdam_fast.kernels import launch
+
+    height, width = similarity.shape[-2:]
+    return launch.Options(tuple(scaled_grid(height, width, scale) for scale in options.scales), *options[1:])
+
+
+def _map(
+    similarity: Tensor,
+    scales: Sequence[float],
+    temperature: float,
+    attention_temperature: float,
+    metric: str,
+    order: str,
+    minmax: Sequence[bool],
+    out_dtype: torch.dtype,
+) -> Tensor:
+    from cdam_fast.kernels import launch
+
+    options = _options(scales, temperature, attention_temperature, metric, order, minmax)
+    return launch.attention_map(similarity, _kernel_options(similarity, options), out_dtype)
+
+
+def _options(
+    scales: Sequence[float],
+    temperature: float,
+    attention_temperature: float,
+    metric: str,
+    order: str,
+    minmax: Sequence[bool],
+) -> MapOptions:
+    return MapOptions(tuple(scales), temperature, attention_temperature, metric, order, (minmax[0], minmax[1]))
+
+
+_map_operator = torch.library.custom_op("cdam_fast::triton_map", _map, mutates_args=())
+
+
+@_map_operator.register_fake
+def _(similarity: Tensor, *options: Any) -> Tensor:
+    batch, _, height, width = similarity.shape
+    return similarity.new_empty(batch, height * width, height * width, dtype=options[-1])
+
+
+def _attend(
+    similarity: Tensor,
+    values: Tensor,
+    scales: Sequence[float],
+    temperature: float,
+    attention_temperature: float,
+    metric: str,
+    order: str,
+    minmax: Sequence[bool],
+    out_dtype: torch.dtype,
+) -> Tensor:
+    from cdam_fast.kernels import launch
+
+    options = _options(scales, temperature, attention_temperature, metric, order, minmax)
+    return launch.attend(similarity, values, _kernel_options(similarity, options), out_dtype)
+
+
+_attend_operator = torch.library.custom_op("cdam_fast::triton_attend", _attend, mutates_args=())
+
+
+@_attend_operator.register_fake
+def _(similarity: Tensor, values: Tensor, *options: Any) -> Tensor:
+    return values.new_empty(values.shape, dtype=options[-1])
+
+
+# --- Divergence -------------------------------------------------------------------------------------------------
+
+
+def _divergence(p: Tensor, q: Tensor | None, metric: str) -> Tensor:
+    from cdam_fast.kernels import launch
+
+    return launch.pairwise_divergence(p, q, metric)
+
+
+_divergence_operator = torch.library.custom_op("cdam_fast::triton_divergence", _divergence, mutates_args=())
+
+
+@_divergence_operator.register_fake
+def _(p: Tensor, q: Tensor | None, metric: str) -> Tensor:
+    return p.new_empty(p.shape[0], p.shape[1], p.shape[1] if q is None else q.shape[1])
+
+
+def _divergence_setup(ctx: Any, inputs: tuple[Tensor, Tensor | None, str], output: Tensor) -> None:
+    p, q, ctx.metric = inputs
+    ctx.save_for_backward(p, q)
+
+
+def _divergence_gradient(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor | None, None]:
+    p, q = ctx.saved_tensors
+    second = None if q is None else q.float()
+    grad_p, grad_q = torch.ops.cdam_fast.divergence_backward(grad.float(), p.float(), second, ctx.metric)
+    return grad_p.to(p.dtype), None if q is None else grad_q.to(q.dtype), None
+
+
+torch.library.register_autograd("cdam_fast::triton_divergence", _divergence_gradient, setup_context=_divergence_setup)

@@ -1,0 +1,132 @@
+"""Block sizes, warps and switches of every launch: fixed for a target, so that nothing is tuned at run time."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import torch
+import triton
+
+from .attention import attention_kernel, normalise_kernel
+from .distributions import distributions_kernel
+from .divergence import divergence_kernel
+from .plan import BLOCK_ROWS, TILE
+
+TF32_TARGETS = ("sm_80", "sm_90", "sm_100", "sm_103")
+"""NVIDIA GPUs whose tensor cores multiply TF32 4 times or more as fast as their other units multiply float32."""
+
+SHIPPED_PATCHES = (784, 1369, 4096, 8192)
+"""Maps whose configurations are checked ahead of time; the last is the largest that is served."""
+
+
+@lru_cache(maxsize=64)
+def target_of(device: torch.device) -> str:
+    """``sm_90``, ``gfx942``, or the device's type where there is no better name."""
+    if device.type != "cuda":
+        return device.type
+    if torch.version.hip is not None:
+        return str(torch.cuda.get_device_properties(device).gcnArchName).split(":")[0]
+    major, minor = torch.cuda.get_device_capability(device)
+    return f"sm_{major}{minor}"
+
+
+def _fast(target: str) -> bool:
+    return target.startswith("sm_")
+
+
+def distributions(target: str, metric: str) -> dict[str, Any]:
+    """Launch options of `distributions_kernel`."""
+    return {"METRIC": metric, "BLOCK_CLASSES": 32, "BLOCK_ROWS": BLOCK_ROWS, "num_warps": 4}
+
+
+def divergence(target: str, metric: str) -> dict[str, Any]:
+    """Launch options of `divergence_kernel`."""
+    tensor_cores = target in TF32_TARGETS
+    return {
+        "METRIC": metric,
+        "FAST": _fast(target),
+        # a matrix core of AMD's multiplies float32 itself
+        "FEATURES_FIRST": tensor_cores or not target.startswith("sm_"),
+        "FINE": "tf32x3" if tensor_cores else "ieee",
+        "COARSE": "tf32" if tensor_cores else "ieee",
+        "BLOCK": TILE,
+        "BLOCK_CLASSES": 16,
+        "ROWS": 4,
+        "COLUMNS": 8,
+        "num_warps": 4,
+    }
+
+
+def normalise(target: str, patches: int) -> dict[str, Any]:
+    """Launch options of `normalise_kernel`, for N patches at the largest scale."""
+    columns = max(16, triton.next_power_of_2(patches))
+    return {"FAST": _fast(target), "BLOCK_COLUMNS": columns, "num_warps": min(16, max(1, columns // 512))}
+
+
+def attention(target: str, patches: int) -> dict[str, Any]:
+    """Launch options of `attention_kernel`, for N patches."""
+    columns = max(16, triton.next_power_of_2(patches))
+    rows = max(1, min(4, 4096 // columns))
+    return {
+        "FAST": _fast(target),
+        "BLOCK_ROWS": rows,
+        "BLOCK_COLUMNS": columns,
+        "BLOCK_SCALED": min(512, columns),
+        "BLOCK_RESIZED": min(1024, columns),
+        "num_warps": min(16, max(4, rows * columns // 512)),
+    }
+
+
+class Launch(NamedTuple):
+    """One kernel with one configuration, as a compiler takes it."""
+
+    name: str
+    kernel: Any
+    signature: dict[str, str]
+    """Type of each argument, ``constexpr`` included; ``i32:16`` is divisible by 16."""
+    constants: dict[str, Any]
+    num_warps: int
+    num_stages: int = 3
+
+
+_TYPES = {
+    "scales_ptr": "*i64",
+    "blocks_ptr": "*i32",
+    "tiles_ptr": "*i32",
+    "low_ptr": "*i32",
+    "step_ptr": "*i32",
+    "inverse_temperature": "fp32",
+    "padded_classes": "i32:16",
+    "rows_total": "i32:16",
+}
+
+
+def _launch(name: str, kernel: Any, options: dict[str, Any], **constants: Any) -> Launch:
+    constants |= {key: value for key, value in options.items() if key not in ("num_warps", "num_stages")}
+
+    def type_of(argument: str) -> str:
+        if argument in constants:
+            return "constexpr"
+        return _TYPES.get(argument, "*fp32" if argument.endswith("_ptr") else "i32")
+
+    signature = {argument: type_of(argument) for argument in kernel.arg_names}
+    return Launch(name, kernel, signature, constants, options["num_warps"])
+
+
+def shipped(target: str) -> list[Launch]:
+    """Every configuration that a target is served with, float32 in and out."""
+    launches = []
+    for metric in ("js", "kl", "wasserstein"):
+        options = distributions(target, metric)
+        launches.append(_launch(f"distributions {metric}", distributions_kernel, options, SOFTMAX=True))
+    for metric in ("js", "kl", "wasserstein"):
+        options = divergence(target, metric)
+        launches.append(_launch(f"divergence {metric}", divergence_kernel, options, MIRRORED=metric != "kl"))
+    minmax = {"MINMAX_BEFORE": True, "MINMAX_AFTER": True}
+    for patches in SHIPPED_PATCHES:
+        options = attention(target, patches)
+        launches.append(_launch(f"attention N={patches}", attention_kernel, options, OFFICIAL=True, **minmax))
+    for patches in SHIPPED_PATCHES:
+        launches.append(_launch(f"normalise N={patches}", normalise_kernel, normalise(target, patches), **minmax))
+    return launches
