@@ -49,9 +49,9 @@ def main() -> None:
     write = sys.stdout.write
     entries = [entry(width) for width in WIDTHS]
     write(
-        '"""Features of JS as a squared distance. Written by benchmarks/feature_table.py; README.md says how to read it."""\n'
+        '"""Features of JS as a squared distance, written by benchmarks/feature_table.py; README.md says of what."""\n'
     )
-    write("\n# fmt: off\n# largest |s| that each entry serves\n")
+    write("\n# fmt: off\n# ruff: noqa: E501\n# largest |s| that each entry serves\n")
     write(f"WIDTHS = ({', '.join(f'{width:.9g}' for width in WIDTHS)})\n\n")
     write("# per width and rank: floor and growth of the bound of what the features leave out\nBOUNDS = (\n")
     for _, bounds in entries:

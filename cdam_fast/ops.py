@@ -71,7 +71,7 @@ def _numbers(version: str) -> tuple[int, ...]:
 def _interpreted() -> bool:
     from cdam_fast.kernels import launch
 
-    return launch.INTERPRETED
+    return bool(launch.INTERPRETED)
 
 
 # --- The attention map ------------------------------------------------------------------------------------------
@@ -139,7 +139,8 @@ def _map(
     from cdam_fast.kernels import launch
 
     options = _options(scales, temperature, attention_temperature, metric, order, minmax)
-    return launch.attention_map(similarity, _kernel_options(similarity, options), out_dtype)
+    result: Tensor = launch.attention_map(similarity, _kernel_options(similarity, options), out_dtype)
+    return result
 
 
 def _options(
@@ -176,7 +177,8 @@ def _attend(
     from cdam_fast.kernels import launch
 
     options = _options(scales, temperature, attention_temperature, metric, order, minmax)
-    return launch.attend(similarity, values, _kernel_options(similarity, options), out_dtype)
+    result: Tensor = launch.attend(similarity, values, _kernel_options(similarity, options), out_dtype)
+    return result
 
 
 _attend_operator = torch.library.custom_op("cdam_fast::triton_attend", _attend, mutates_args=())
@@ -193,7 +195,8 @@ def _(similarity: Tensor, values: Tensor, *options: Any) -> Tensor:
 def _divergence(p: Tensor, q: Tensor | None, metric: str) -> Tensor:
     from cdam_fast.kernels import launch
 
-    return launch.pairwise_divergence(p, q, metric)
+    result: Tensor = launch.pairwise_divergence(p, q, metric)
+    return result
 
 
 _divergence_operator = torch.library.custom_op("cdam_fast::triton_divergence", _divergence, mutates_args=())

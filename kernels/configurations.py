@@ -127,6 +127,6 @@ def shipped(target: str) -> list[Launch]:
     for patches in SHIPPED_PATCHES:
         options = attention(target, patches)
         launches.append(_launch(f"attention N={patches}", attention_kernel, options, OFFICIAL=True, **minmax))
-    for patches in SHIPPED_PATCHES:
-        launches.append(_launch(f"normalise N={patches}", normalise_kernel, normalise(target, patches), **minmax))
+        options = normalise(target, patches)
+        launches.append(_launch(f"normalise N={patches}", normalise_kernel, options, **minmax))
     return launches

@@ -1,6 +1,7 @@
-"""Features of JS as a squared distance. Written by benchmarks/feature_table.py; README.md says how to read it."""
+"""Features of JS as a squared distance, written by benchmarks/feature_table.py; README.md says of what."""
 
 # fmt: off
+# ruff: noqa: E501
 # largest |s| that each entry serves
 WIDTHS = (0.0471293178, 0.0574977677, 0.0701472766, 0.0855796774, 0.104407206, 0.127376792, 0.155399686, 0.189587617, 0.231296893, 0.282182209, 0.344262295, 0.42)
 
