@@ -60,7 +60,7 @@ def check_positive(name: str, value: object) -> float:
     """A positive finite number."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise TypeError(f"{name}: got {type(value).__name__}, takes a positive number")
-    if not (value > 0 and math.isfinite(value)):
+    if not 0 < value < math.inf:
         raise ValueError(f"{name}: got {value!r}, takes a positive finite number")
     return float(value)
 

@@ -22,22 +22,51 @@ def tap(low_ptr, step_ptr, weight_ptr, index):
 
 
 @triton.jit
-def _resized(pointers, valid, y0, y1, wy, x0, x1, wx, stride_h, stride_w, WORK: tl.constexpr):
-    """Similarity at the rows of a scale, bilinear; NaN where it is not finite.  # [BLOCK_CLASSES, BLOCK_ROWS]"""
+def _neighbours(y0, y1, x0, x1, stride_h, stride_w):
+    """Offsets of the four neighbours of the rows of a scale.  # [1, BLOCK_ROWS] each"""
     y0 = y0.to(tl.int64)[None, :] * stride_h
     y1 = y1.to(tl.int64)[None, :] * stride_h
     x0 = x0.to(tl.int64)[None, :] * stride_w
     x1 = x1.to(tl.int64)[None, :] * stride_w
+    return y0 + x0, y0 + x1, y1 + x0, y1 + x1
+
+
+@triton.jit
+def _resized(
+    class_ptr,
+    valid,
+    image_ptr,
+    n00,
+    n01,
+    n10,
+    n11,
+    wy,
+    wx,
+    inverse_temperature,
+    SOFTMAX: tl.constexpr,
+    WORK: tl.constexpr,
+):
+    """Similarity at the rows of a scale, bilinear; NaN where it is not finite.  # [BLOCK_CLASSES, BLOCK_ROWS]
+
+    For a softmax, logits less those of the first class: it does not see a patch's constant, and large ones keep
+    their digits.
+    """
+    v00 = tl.load(class_ptr + n00, valid, 0.0).to(WORK)
+    v01 = tl.load(class_ptr + n01, valid, 0.0).to(WORK)
+    v10 = tl.load(class_ptr + n10, valid, 0.0).to(WORK)
+    v11 = tl.load(class_ptr + n11, valid, 0.0).to(WORK)
+    if SOFTMAX:
+        v00 -= tl.load(image_ptr + n00).to(WORK)
+        v01 -= tl.load(image_ptr + n01).to(WORK)
+        v10 -= tl.load(image_ptr + n10).to(WORK)
+        v11 -= tl.load(image_ptr + n11).to(WORK)
     wy = wy.to(WORK)[None, :]
     wx = wx.to(WORK)[None, :]
-    v00 = tl.load(pointers + (y0 + x0), valid, 0.0).to(WORK)
-    v01 = tl.load(pointers + (y0 + x1), valid, 0.0).to(WORK)
-    v10 = tl.load(pointers + (y1 + x0), valid, 0.0).to(WORK)
-    v11 = tl.load(pointers + (y1 + x1), valid, 0.0).to(WORK)
     top = v00 + wx * (v01 - v00)
     bottom = v10 + wx * (v11 - v10)
     value = top + wy * (bottom - top)
-    return tl.where(tl.abs(value) < float("inf"), value, float("nan"))
+    value = tl.where(tl.abs(value) < float("inf"), value, float("nan"))
+    return value * inverse_temperature if SOFTMAX else value
 
 
 @triton.jit
@@ -104,9 +133,11 @@ def distributions_kernel(
     rows = tl.minimum(first + tl.arange(0, BLOCK_ROWS), count - 1)  # the padding repeats the last row
     y0, y1, wy = tap(low_ptr, step_ptr, weight_ptr, taps_y + rows // width)
     x0, x1, wx = tap(low_ptr, step_ptr, weight_ptr, taps_x + rows % width)
+    n00, n01, n10, n11 = _neighbours(y0, y1, x0, x1, stride_h, stride_w)
     samples = (tl.arange(0, SAMPLES).to(tl.int64) * count // SAMPLES).to(tl.int32)
     sy0, sy1, swy = tap(low_ptr, step_ptr, weight_ptr, taps_y + samples // width)
     sx0, sx1, swx = tap(low_ptr, step_ptr, weight_ptr, taps_x + samples % width)
+    s00, s01, s10, s11 = _neighbours(sy0, sy1, sx0, sx1, stride_h, stride_w)
 
     chunk = tl.arange(0, BLOCK_CLASSES)
     image_ptr = similarity_ptr + image * stride_b
@@ -124,11 +155,15 @@ def distributions_kernel(
             c = start + chunk
             valid = (c < classes)[:, None]
             pointers = image_ptr + c.to(tl.int64)[:, None] * stride_c
-            logits = _resized(pointers, valid, y0, y1, wy, x0, x1, wx, stride_h, stride_w, WORK)
-            logits = tl.where(valid, logits * inverse_temperature, -float("inf"))
+            logits = _resized(
+                pointers, valid, image_ptr, n00, n01, n10, n11, wy, wx, inverse_temperature, SOFTMAX, WORK
+            )
+            logits = tl.where(valid, logits, -float("inf"))
             most, total = _online_softmax(most, total, logits)
-            logits = _resized(pointers, valid, sy0, sy1, swy, sx0, sx1, swx, stride_h, stride_w, WORK)
-            logits = tl.where(valid, logits * inverse_temperature, -float("inf"))
+            logits = _resized(
+                pointers, valid, image_ptr, s00, s01, s10, s11, swy, swx, inverse_temperature, SOFTMAX, WORK
+            )
+            logits = tl.where(valid, logits, -float("inf"))
             sample_most, sample_total = _online_softmax(sample_most, sample_total, logits)
         highest, denominator = _joined_softmax(most, total)
         share = 1 / denominator
@@ -150,11 +185,11 @@ def distributions_kernel(
         c = start + chunk
         valid = (c < classes)[:, None]
         pointers = image_ptr + c.to(tl.int64)[:, None] * stride_c
-        p = _resized(pointers, valid, y0, y1, wy, x0, x1, wx, stride_h, stride_w, WORK)
-        sample = _resized(pointers, valid, sy0, sy1, swy, sx0, sx1, swx, stride_h, stride_w, WORK)
+        p = _resized(pointers, valid, image_ptr, n00, n01, n10, n11, wy, wx, inverse_temperature, SOFTMAX, WORK)
+        sample = _resized(pointers, valid, image_ptr, s00, s01, s10, s11, swy, swx, inverse_temperature, SOFTMAX, WORK)
         if SOFTMAX:
-            p = tl.exp(p * inverse_temperature - highest[None, :]) * share[None, :]
-            sample = tl.exp(sample * inverse_temperature - sample_highest[None, :]) * sample_share[None, :]
+            p = tl.exp(p - highest[None, :]) * share[None, :]
+            sample = tl.exp(sample - sample_highest[None, :]) * sample_share[None, :]
         p = tl.where(valid, p, 0.0)  # [BLOCK_CLASSES, BLOCK_ROWS]
         sample = tl.where(valid & (sample == sample), sample, 0.0)  # a row that is NaN says nothing of the others
         base = tl.sum(sample, axis=1) / SAMPLES  # [BLOCK_CLASSES]
@@ -163,7 +198,7 @@ def distributions_kernel(
         kept = (c < padded_classes)[:, None]
         if METRIC == "js":
             # the samples' mean, away from 0 where they miss a class that other rows have
-            level = tl.where(c < classes, tl.maximum(base, tl.maximum(1 / (64.0 * classes), LEAST)), LEAST)
+            level = tl.where(c < classes, tl.maximum(base, tl.maximum(1 / (4.0 * classes), LEAST)), LEAST)
             if first == 0:
                 tl.store(base_ptr + c, level, c < padded_classes)
             ratio = p / level[:, None]
@@ -181,7 +216,7 @@ def distributions_kernel(
             level_spread += weight * square
             difference = root - tl.sqrt(base)[:, None]
             spread += difference * difference
-            entropy += p * tl.log2(ratio)
+            entropy += (level[:, None] * ratio) * tl.log2(ratio)  # of the very numbers that are stored
         elif METRIC == "kl":
             # the float32 of 0 is not 0 below 1e-45: absent is what exp itself lost
             ratio = tl.log(tl.maximum(p, 1e-300)) - tl.log(tl.maximum(base, 1e-300))[:, None]
