@@ -16,9 +16,10 @@ from torch import Tensor
 from cdam_fast import __version__, cdam_attention, reference, testing
 from cdam_fast.evaluation.errors import UsageError
 from cdam_fast.evaluation.inputs import MODEL, TEMPLATE, ClassList, build_inputs
-from cdam_fast.evaluation.measure import COMPILED, EAGER, Row, available_memory, check, cores, seconds_of
+from cdam_fast.evaluation.measure import AUTOTUNED, COMPILED, EAGER, Row, available_memory, check, cores, seconds_of
 
-FAST_BACKENDS = ("portable",)
+SHORT, REPEATS = 5e-3, 20
+"""Calls that take a GPU fewer seconds than this are timed so many in a row."""
 ROUNDS = 3
 SECONDS_PER_BACKEND = 4.0
 LEAST_RUNS = 2
@@ -93,14 +94,14 @@ def _measure_list(
     on_step: Callable[[str], None],
 ) -> None:
     rows: list[tuple[Row, Callable[[], Tensor]]] = []
-    for name, function in _backends(compiled):
+    for name, function in _backends(compiled, options.device):
         row = Row(entry.name, similarity.shape[1], name)
         report.rows.append(row)
         needed = _eager_bytes(similarity) if name == EAGER else 0
         if needed > available_memory(options.device):
             row.status, row.note = "does not fit", f"needs about {needed / 1e9:.0f} GB"
             continue
-        on_step(f"{entry.name}: {name}" + (" (compiling)" if name == COMPILED else ""))
+        on_step(f"{entry.name}: {name}" + (" (compiling)" if name in (COMPILED, AUTOTUNED) else ""))
         call: Callable[[], Tensor] = partial(_without_gradient, function, similarity)
         if check(row, call, exact, options.device):
             rows.append((row, call))
@@ -118,31 +119,55 @@ def _measure_list(
 
 def _time_round(row: Row, call: Callable[[], Tensor], turn: int, options: BenchOptions) -> None:
     target = -(-options.runs * (turn + 1) // ROUNDS)
-    if not row.seconds:
-        seconds_of(call, options.device)  # warm-up
+    repeats = 1
+    if not row.seconds or options.device.type == "cuda":
+        warm = seconds_of(call, options.device)[0]
+        repeats = REPEATS if options.device.type == "cuda" and warm < SHORT else 1
     while len(row.seconds) < target:
         typical = max(row.seconds, default=0.0)
         over = sum(row.seconds) + typical > SECONDS_PER_BACKEND * (turn + 1) / ROUNDS
         if over and len(row.seconds) >= min(LEAST_RUNS, turn + 1):
             break
-        row.seconds.append(seconds_of(call, options.device)[0])
+        row.seconds.append(seconds_of(call, options.device, repeats)[0])
 
 
 def _fill_ratios(rows: list[tuple[Row, Callable[[], Tensor]]]) -> None:
     medians = {row.backend: row.p50_ms for row, _ in rows}
     for row, _ in rows:
         if row.p50_ms:
-            eager, compiled = medians.get(EAGER), medians.get(COMPILED)
+            eager, compiled, autotuned = (medians.get(name) for name in (EAGER, COMPILED, AUTOTUNED))
             row.over_eager = eager / row.p50_ms if eager else None
             row.over_compile = compiled / row.p50_ms if compiled else None
+            row.over_autotune = autotuned / row.p50_ms if autotuned else None
 
 
-def _backends(compiled: bool) -> Iterator[tuple[str, Callable[[Tensor], Tensor]]]:
+def _backends(compiled: bool, device: torch.device) -> Iterator[tuple[str, Callable[[Tensor], Tensor]]]:
     yield EAGER, reference.cdam_attention
     if compiled:
         yield COMPILED, torch.compile(reference.cdam_attention)
-    for name in FAST_BACKENDS:
-        yield name, partial(cdam_attention, backend=name)
+        if device.type == "cuda":
+            yield AUTOTUNED, torch.compile(reference.cdam_attention, mode="max-autotune")
+    yield "portable", partial(cdam_attention, backend="portable")
+    if device.type == "cuda":
+        yield "triton", partial(cdam_attention, backend="triton")
+        yield "triton, CUDA graph", _Replayed()
+
+
+class _Replayed:
+    """The Triton map as a CUDA graph of one input, captured by the first call."""
+
+    def __init__(self) -> None:
+        self.graph: torch.cuda.CUDAGraph | None = None
+        self.result: Tensor | None = None
+
+    def __call__(self, similarity: Tensor) -> Tensor:
+        if self.graph is None or self.result is None:
+            cdam_attention(similarity, backend="triton")  # compiles, and builds the tables
+            self.graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(self.graph):
+                self.result = cdam_attention(similarity, backend="triton")
+        self.graph.replay()
+        return self.result
 
 
 def _without_gradient(function: Callable[[Tensor], Tensor], similarity: Tensor) -> Tensor:

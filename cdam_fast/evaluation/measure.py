@@ -37,6 +37,7 @@ class Row:
     runs: int = 0
     over_eager: float | None = None
     over_compile: float | None = None
+    over_autotune: float | None = None
     seconds: list[float] = field(default_factory=list, repr=False)
 
     def summarise(self, batch: int) -> None:
@@ -48,15 +49,25 @@ class Row:
             self.runs = len(self.seconds)
 
 
-def seconds_of(call: Callable[[], Tensor], device: torch.device) -> tuple[float, Tensor]:
-    """Wall-clock seconds of one call, the device idle before and after."""
+def seconds_of(call: Callable[[], Tensor], device: torch.device, repeats: int = 1) -> tuple[float, Tensor]:
+    """Seconds of one call, the device idle before and after; the mean of ``repeats`` calls in a row.
+
+    By the wall clock on a CPU, by the device's events on a GPU.
+    """
     if device.type == "cuda":
+        start, stop = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
         torch.cuda.synchronize(device)
-    start = time.perf_counter()
-    result = call()
-    if device.type == "cuda":
+        with torch.cuda.device(device):
+            start.record()
+            for _ in range(repeats):
+                result = call()
+            stop.record()
         torch.cuda.synchronize(device)
-    return time.perf_counter() - start, result
+        return start.elapsed_time(stop) / 1e3 / repeats, result
+    begin = time.perf_counter()
+    for _ in range(repeats):
+        result = call()
+    return (time.perf_counter() - begin) / repeats, result
 
 
 def peak_memory(call: Callable[[], Tensor], device: torch.device) -> tuple[int, float, Tensor]:
@@ -95,8 +106,8 @@ def available_memory(device: torch.device) -> float:
         return float("inf")
 
 
-EAGER, COMPILED = "eager", "torch.compile"
-"""The reference in float32, and PyTorch's compiler on it."""
+EAGER, COMPILED, AUTOTUNED = "eager", "torch.compile", "torch.compile max-autotune"
+"""The reference in float32, and PyTorch's compiler on it, which the last lets try its kernels out."""
 
 
 def check(row: Row, call: Callable[[], Tensor], exact: Tensor, device: torch.device) -> bool:
@@ -108,12 +119,12 @@ def check(row: Row, call: Callable[[], Tensor], exact: Tensor, device: torch.dev
         row.status, row.note = "failed", f"{type(error).__name__}: {message[0][:120] if message else ''}"
         return False
     row.error = testing.largest_error(result, exact)
-    budget = testing.map_budget(result.dtype, eager=row.backend in (EAGER, COMPILED))
+    budget = testing.map_budget(result.dtype, eager=row.backend in (EAGER, COMPILED, AUTOTUNED))
     if not row.error <= budget:
         row.status, row.note = "wrong", f"error over the budget of {budget:.0e}: not timed"
         return False
     row.status = "ok"
-    if row.first_call_s > SLOW and row.backend != COMPILED:
+    if row.first_call_s > SLOW and row.backend not in (COMPILED, AUTOTUNED) and device.type == "cpu":
         row.seconds.append(row.first_call_s)
     return True
 

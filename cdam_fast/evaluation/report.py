@@ -31,7 +31,9 @@ def table(report: Report) -> Table:
     )
     result.add_column("classes", no_wrap=True)
     result.add_column("backend", no_wrap=True)
-    for heading in ("p50 ms", "p20-p80", "x eager", "x compile", "MB", "error"):
+    autotuned = any(row.over_autotune for row in report.rows)
+    ratios = ("x eager", "x compile", "x max-autotune") if autotuned else ("x eager", "x compile")
+    for heading in ("p50 ms", "p20-p80", *ratios, "MB", "error"):
         result.add_column(heading, justify="right", no_wrap=True)
     previous = None
     for row in report.rows:
@@ -47,6 +49,7 @@ def table(report: Report) -> Table:
             f"{_milliseconds(row.p20_ms)}-{_milliseconds(row.p80_ms)}" if timed else "",
             _ratio(row.over_eager),
             _ratio(row.over_compile),
+            *([_ratio(row.over_autotune)] if autotuned else []),
             "" if row.memory_bytes is None else f"{row.memory_bytes / 1e6:.0f}",
             "" if row.error is None else f"{row.error:.1e}",
         )
@@ -68,7 +71,7 @@ def _grid(report: Report) -> str:
 
 
 def _milliseconds(value: float | None) -> str:
-    return "" if value is None else f"{value:.1f}" if value < 100 else f"{value:.0f}"
+    return "" if value is None else f"{value:.3f}" if value < 1 else f"{value:.1f}" if value < 100 else f"{value:.0f}"
 
 
 def _ratio(value: float | None) -> str:
