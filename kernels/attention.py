@@ -51,7 +51,7 @@ def normalise(
         return exponential * _one_minus_exp((divergence - high) * rate) * gain
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["pairs_total", "n_rows"])
 def normalise_kernel(
     pairs_ptr,  # [B, pairs], overwritten
     scales_ptr,
@@ -97,7 +97,19 @@ def _resized_columns(row_ptr, columns, width, scaled_width, taps_y, taps_x, low_
     return top + wy[None, :] * (bottom - top)
 
 
-@triton.jit
+# one compilation for all sizes
+@triton.jit(
+    do_not_specialize=[
+        "height",
+        "width",
+        "pairs_total",
+        "scratch_columns",
+        "scaled_columns_total",
+        "first_row",
+        "row_count",
+        "n_scales",
+    ]
+)
 def attention_kernel(
     pairs_ptr,  # [B, pairs]
     scratch_ptr,  # [B, strip rows, scratch columns]

@@ -83,7 +83,8 @@ def _joined_softmax(most, total):
     return highest, tl.sum(total * tl.exp(most - highest[None, :]), axis=0)
 
 
-@triton.jit
+# one compilation for all sizes
+@triton.jit(do_not_specialize=["stride_b", "stride_c", "stride_h", "stride_w", "classes", "n_blocks", "n_scales"])
 def distributions_kernel(
     similarity_ptr,
     stride_b,

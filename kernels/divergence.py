@@ -249,7 +249,8 @@ def _wasserstein(
     return _as_tile(total, BLOCK)
 
 
-@triton.jit
+# one compilation for all sizes
+@triton.jit(do_not_specialize=["classes", "pairs_total", "n_tiles", "n_blocks", "n_scales"])
 def divergence_kernel(
     planes_ptr,  # [B, PLANES, classes padded, rows]
     base_ptr,  # [B, S, classes padded]
