@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -71,6 +72,18 @@ class Tower:
         """Of the weights."""
         device: torch.device = self.visual.conv1.weight.device
         return device
+
+    def to(self, dtype: torch.dtype | None, device: torch.device | str | None) -> Tower:
+        """Itself, or a tower on a copy of the weights where dtype or device differ; None is as it is."""
+        if dtype is not None and (not isinstance(dtype, torch.dtype) or dtype not in FLOATING):
+            raise TypeError(f"dtype: got {dtype!r}, takes None or one of float16, bfloat16, float32, float64")
+        target = self.device if device is None else torch.empty(0, device=device).device
+        if target == self.device and dtype in (None, self.dtype):
+            return self
+        other = copy.copy(self)
+        other.visual = copy.deepcopy(self.visual).to(target, dtype)
+        other.blocks = other.visual.transformer.resblocks
+        return other
 
     def grid(self, pixels: Tensor) -> tuple[int, int]:
         """Rows and columns of patches of checked pixels."""
