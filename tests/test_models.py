@@ -4,7 +4,7 @@ import open_clip
 import pytest
 import torch
 from torch import nn
-from towers import plain_features, small_model
+from towers import last_attention, plain_features, small_model
 
 from cdam_fast.evaluation.inputs import MODEL
 from cdam_fast.models import BASES, Tower, check_base, class_features, dense_features, text_features
@@ -66,6 +66,22 @@ def test_second_pass_is_the_map_in_the_place_of_the_attention(base):
         features = chosen.finish(tower, last, attention @ last.patch_values)
     expected = [plain_features(model, *both) for both in zip(pixels, [base] * 2, attention, strict=True)]
     torch.testing.assert_close(features, torch.stack(expected), rtol=1e-9, atol=1e-10)
+
+
+@every_base
+def test_attention_of_the_base_applied_to_the_values(base):
+    """In a model of one head, the mean over heads applied to the patches' values, the CLS token's share apart."""
+    model = small_model(layers=2, head_width=64).double()
+    tower, chosen = Tower(model), BASES[base]
+    with torch.no_grad():
+        last = chosen.prepare(tower, torch.randn(2, 3, 64, 96, dtype=torch.float64))
+        weights = chosen.attention(tower, last)
+        attended = last_attention(tower.blocks[-1], last.tokens[1], base)[1:]
+    row_sum = 2 if base == "sclip" else 1
+    cls_share = row_sum - weights[1].sum(-1)
+    expected = weights[1] @ last.values[1, 1:] + cls_share[:, None] * last.values[1, :1]
+    assert weights.shape == (2, 24, 24)
+    torch.testing.assert_close(attended, expected)
 
 
 @every_base

@@ -6,12 +6,22 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 from torch.nn import functional
 
 from cdam_fast.arguments import working_dtype
 from cdam_fast.models.positions import by_scale_factor
-from cdam_fast.models.tower import ResizePositions, Tower, add_mlp, attention_output, project, run_block
+from cdam_fast.models.tower import (
+    ResizePositions,
+    Tower,
+    add_mlp,
+    attention_output,
+    join_heads,
+    project,
+    run_block,
+    split_heads,
+)
 
 
 class LastBlock(NamedTuple):
@@ -47,8 +57,9 @@ class Base:
     """
 
     name: str
-    attend: Callable[[Any, LastBlock], Tensor]
-    """The last block and its input -> ``[B, N, width]`` attended values of the patches, before the projection."""
+    attend: Callable[[Any, LastBlock, Tensor], Tensor]
+    """The last block, its input and ``[B, heads, N+1, E]`` -> ``[B, heads, N, E]``: its attention of the patches,
+    applied to something, such as the values."""
     keeps_residual: bool
     keeps_mlp: bool
     resize_positions: ResizePositions = by_scale_factor
@@ -60,7 +71,16 @@ class Base:
 
     def first_pass(self, tower: Tower, last: LastBlock) -> Tensor:
         """L2-normalised patch features of the base method, ``[B, N, D]``."""
-        return self.finish(tower, last, self.attend(tower.blocks[-1], last))
+        block = tower.blocks[-1]
+        return self.finish(tower, last, join_heads(self.attend(block, last, split_heads(block, last.values))))
+
+    def attention(self, tower: Tower, last: LastBlock) -> Tensor:
+        """The base method's own attention of patches to patches, mean over heads, ``[B, N, N]``; for looking at."""
+        block = tower.blocks[-1]
+        heads, tokens = block.attn.num_heads, last.values.shape[1]
+        identity = torch.eye(tokens, dtype=last.values.dtype, device=last.values.device)
+        weights = self.attend(block, last, identity.expand(len(last.values), heads, -1, -1))
+        return weights.mean(1)[..., 1:]
 
     def finish(self, tower: Tower, last: LastBlock, attended: Tensor) -> Tensor:
         """Attended values ``[B, N, width]`` -> L2-normalised patch features ``[B, N, D]``, float32 or float64."""

@@ -8,13 +8,12 @@ from torch import Tensor
 from torch.nn import functional
 
 from cdam_fast.models.base import Base, LastBlock
-from cdam_fast.models.tower import join_heads, project, split_heads
+from cdam_fast.models.tower import project, split_heads
 
 
-def _query_query(block: Any, last: LastBlock) -> Tensor:
+def _query_query(block: Any, last: LastBlock, applied_to: Tensor) -> Tensor:
     queries = split_heads(block, project(block, last.tokens, "q"))
-    values = split_heads(block, last.values)
-    return join_heads(functional.scaled_dot_product_attention(queries[:, :, 1:], queries, values))
+    return functional.scaled_dot_product_attention(queries[:, :, 1:], queries, applied_to)
 
 
 CLEARCLIP = Base("clearclip", _query_query, keeps_residual=False, keeps_mlp=False)

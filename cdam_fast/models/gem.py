@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor
@@ -23,26 +24,26 @@ DEPTH = 6
 """Blocks with a second path; all of them in a shallower model."""
 
 
-def _self_self(block: Any, tokens: Tensor, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-    """Mean of q-q, k-k and v-v attention, each after one iteration on itself, ``[B, L, width]``.
+def _self_self(block: Any, tokens: Tensor, projections: Sequence[Tensor], applied_to: Tensor) -> Tensor:
+    """Mean of q-q, k-k and v-v attention, each after one iteration on itself, ``[B, heads, L, E]``.
 
-    Projections of the tokens, each ``[B, L, width]``. Every softmax is over cosines times the image's mean token
-    norm over ``sqrt(head_dim)``.
+    ``projections``: query, key and value of the tokens, ``[B, L, width]`` each. Every softmax is over cosines times
+    the image's mean token norm over ``sqrt(head_dim)``.
     """
-    value_heads = split_heads(block, values)
-    rate = tokens.norm(dim=-1).mean(-1)[:, None, None, None] * value_heads.shape[-1] ** -0.5
+    head_size = tokens.shape[-1] // block.attn.num_heads
+    rate = tokens.norm(dim=-1).mean(-1)[:, None, None, None] * head_size**-0.5
     attended = []
-    for projected in (queries, keys, values):
+    for projected in projections:
         x = functional.normalize(split_heads(block, projected), dim=-1)
         x = functional.scaled_dot_product_attention(x * rate, x, x, scale=1.0)
         x = functional.normalize(x, dim=-1)
-        attended.append(functional.scaled_dot_product_attention(x * rate, x, value_heads, scale=1.0))
-    return join_heads((attended[0] + attended[1] + attended[2]) / 3)
+        attended.append(functional.scaled_dot_product_attention(x * rate, x, applied_to, scale=1.0))
+    return (attended[0] + attended[1] + attended[2]) / 3
 
 
-def _attend(block: Any, last: LastBlock) -> Tensor:
-    queries, keys = (project(block, last.tokens, part) for part in "qk")
-    return _self_self(block, last.tokens, queries, keys, last.values)[:, 1:]
+def _attend(block: Any, last: LastBlock, applied_to: Tensor) -> Tensor:
+    projections = [project(block, last.tokens, "q"), project(block, last.tokens, "k"), last.values]
+    return _self_self(block, last.tokens, projections, applied_to)[:, :, 1:]
 
 
 def _two_paths(tower: Tower, x: Tensor) -> LastBlock:
@@ -52,11 +53,12 @@ def _two_paths(tower: Tower, x: Tensor) -> LastBlock:
     parallel = x
     for block in tower.blocks[first:-1]:
         tokens = block.ln_1(x)
-        queries, keys, values = (project(block, tokens, part) for part in "qkv")
-        parallel = parallel + attention_output(block, _self_self(block, tokens, queries, keys, values))
-        heads = [split_heads(block, projected) for projected in (queries, keys, values)]
-        attended = join_heads(functional.scaled_dot_product_attention(heads[0], heads[1], heads[2]))
-        x = add_mlp(block, x + attention_output(block, attended))
+        projections = [project(block, tokens, part) for part in "qkv"]
+        queries, keys, values = (split_heads(block, projected) for projected in projections)
+        attended = _self_self(block, tokens, projections, values)
+        parallel = parallel + attention_output(block, join_heads(attended))
+        attended = functional.scaled_dot_product_attention(queries, keys, values)
+        x = add_mlp(block, x + attention_output(block, join_heads(attended)))
     block = tower.blocks[-1]
     tokens = block.ln_1(x)
     return LastBlock(tokens, project(block, tokens, "v"), parallel[:, 1:])

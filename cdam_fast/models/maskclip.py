@@ -9,8 +9,8 @@ from torch import Tensor
 from cdam_fast.models.base import Base, LastBlock
 
 
-def _identity(block: Any, last: LastBlock) -> Tensor:
-    return last.patch_values
+def _identity(block: Any, last: LastBlock, applied_to: Tensor) -> Tensor:
+    return applied_to[:, :, 1:]
 
 
 MASKCLIP = Base("maskclip", _identity, keeps_residual=True, keeps_mlp=True)

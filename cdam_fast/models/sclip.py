@@ -8,16 +8,15 @@ from torch import Tensor
 from torch.nn import functional
 
 from cdam_fast.models.base import Base, LastBlock
-from cdam_fast.models.tower import join_heads, project, split_heads
+from cdam_fast.models.tower import project, split_heads
 
 
-def _query_query_and_key_key(block: Any, last: LastBlock) -> Tensor:
-    values = split_heads(block, last.values)
+def _query_query_and_key_key(block: Any, last: LastBlock, applied_to: Tensor) -> Tensor:
     attended = []
     for part in "qk":
         x = split_heads(block, project(block, last.tokens, part))
-        attended.append(functional.scaled_dot_product_attention(x[:, :, 1:], x, values))
-    return join_heads(attended[0] + attended[1])
+        attended.append(functional.scaled_dot_product_attention(x[:, :, 1:], x, applied_to))
+    return attended[0] + attended[1]
 
 
 SCLIP = Base("sclip", _query_query_and_key_key, keeps_residual=True, keeps_mlp=True)

@@ -76,16 +76,21 @@ def _from_pil(image: Any, name: str) -> Tensor:
     return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
 
 
+def check_sides(height: int, width: int, name: str = "image") -> None:
+    """A strip whose long side would fill the memory once its short side is enlarged is no photograph."""
+    if max(height, width) > LONGEST_SIDES * min(height, width):
+        raise ValueError(
+            f"{name}: got {height}x{width} pixels, takes a long side of at most {LONGEST_SIDES} times the short side"
+        )
+
+
 def resize_to(image: Tensor, short_side: int, name: str = "image") -> Tensor:
     """``[3, H, W]`` uint8 or floating -> floating in [0, 1] with this short side; bicubic, antialiased.
 
     Keeps the aspect ratio, the long side rounded to whole pixels; nothing is padded.
     """
     height, width = image.shape[-2:]
-    if max(height, width) > LONGEST_SIDES * min(height, width):
-        raise ValueError(
-            f"{name}: got {height}x{width} pixels, takes a long side of at most {LONGEST_SIDES} times the short side"
-        )
+    check_sides(height, width, name)
     values = image.float() / 255 if image.dtype == torch.uint8 else image
     values = values.float() if values.dtype in (torch.float16, torch.bfloat16) else values
     factor = short_side / min(height, width)

@@ -165,6 +165,11 @@ class CDAMSegmenter:
         return cdam_attention(self._similarity(pixels)[1], **(self.options.map | map_options))
 
     @torch.no_grad()
+    def base_attention(self, pixels: Tensor) -> Tensor:
+        """The attention that the map takes the place of, mean over heads, ``[B, 3, H, W] -> [B, N, N]``."""
+        return self.base.attention(self.tower, self.base.prepare(self.tower, self.tower.check_pixels(pixels)))
+
+    @torch.no_grad()
     def patch_logits(self, pixels: Tensor) -> Tensor:
         """Cosines after the last pass, ``[B, 3, H, W] -> [B, C, h, w]``; of a class's synonyms the largest."""
         logits = self._word_logits(pixels)
