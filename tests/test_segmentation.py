@@ -341,6 +341,14 @@ def test_no_background_class_is_said_once():
         segmenter(names=["cat", "dog"], text_features=text(2), background=None)
 
 
+def test_too_few_words_for_the_entropy_are_said():
+    """Of two words the entropy is at most 1 bit, so that Eq. 4 gives 1.25 at least."""
+    made = segmenter(names=["background", "cat"], text_features=text(2))
+    with pytest.warns(UserWarning, match="threshold: .* is above any probability, so every pixel is background"):
+        whole = made(photograph(64, 64))
+    assert (whole.labels == 0).all()
+
+
 @pytest.mark.parametrize(("patch", "alpha"), [(16, 2.5), (32, 2.0)])
 def test_alpha_by_patch(patch, alpha):
     made = segmenter(small_model(patch=patch, image=64), scales=(1.0,))

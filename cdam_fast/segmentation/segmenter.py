@@ -194,6 +194,10 @@ class CDAMSegmenter:
     def _cosines(self, features: Tensor, text: Tensor, pixels: Tensor) -> Tensor:
         return (text @ features.mT).reshape(len(features), len(text), *self.tower.grid(pixels))
 
+    def normalise(self, image: Tensor) -> Tensor:
+        """``[..., 3, H, W]`` in [0, 1] -> pixels as the other methods take them, in the model's dtype."""
+        return ((image - self._mean) / self._deviation).to(self.tower.dtype)
+
     # --- whole images
 
     def __call__(self, image: object) -> Segmentation:
@@ -238,8 +242,7 @@ class CDAMSegmenter:
             pixels = as_tensor(image, name).to(self.tower.device)
             size = (pixels.shape[-2], pixels.shape[-1])
             resized = resize_to(pixels, options.short_side, name)
-            normalised = ((resized - self._mean) / self._deviation).to(self.tower.dtype)
-            canvas = Canvas(normalised, size, options.window, options.stride)
+            canvas = Canvas(self.normalise(resized), size, options.window, options.stride)
             yield from ((canvas, place) for place in canvas.places)
 
     def _guarded(self, crops: list[Tensor]) -> Tensor:
@@ -264,7 +267,14 @@ class CDAMSegmenter:
         labels, probability = label_pixels(
             logits, canvas.size, words.classes, options.logit_scale, background, canvas.at_full_size(threshold)
         )
-        return Segmentation(labels, probability, float(threshold.mean()), words.names, logits, words.classes)
+        mean = float(threshold.mean())
+        if mean > 1:
+            warnings.warn(
+                f"threshold: {mean:.2f} is above any probability, so every pixel is background; the entropy of Eq. 4 "
+                f"is low with {len(words.words)} words (give more words, a smaller alpha or a fixed background)",
+                stacklevel=2,
+            )
+        return Segmentation(labels, probability, mean, words.names, logits, words.classes)
 
     def _threshold(self, canvas: Canvas) -> Tensor:
         """One threshold, or ``[windows]`` of them."""
