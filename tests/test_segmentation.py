@@ -18,6 +18,9 @@ from cdam_fast.segmentation import result
 NAMES = ["background", ["cat", "kitten"], "dog", ["sofa", "couch", "settee"]]
 CLASSES = (0, 1, 1, 2, 3, 3, 3)
 
+# the entropy of random models is often too low for Eq. 4, and one test is about what is said then
+pytestmark = pytest.mark.filterwarnings("ignore:threshold:UserWarning")
+
 every_base = pytest.mark.parametrize("base", BASES)
 with_and_without = pytest.mark.parametrize("cdam", [False, True], ids=["base", "cdam"])
 every_threshold = pytest.mark.parametrize("over", ["image", "window", "last_window"])
