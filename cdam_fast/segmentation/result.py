@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -27,8 +26,8 @@ class Segmentation:
     """Of the C classes, the first synonym of each."""
     word_logits: Tensor = field(repr=False)
     """``[Q, h, w]`` cosines of the Q words, averaged over windows, at the size that the windows covered."""
-    classes: tuple[int, ...] = field(repr=False)
-    """Class of each word."""
+    synonyms: tuple[int, ...] = field(repr=False)
+    """How many of the words each class has; the words of a class are in a row."""
 
     @property
     def logits(self) -> Tensor:
@@ -38,11 +37,14 @@ class Segmentation:
         """
         height, width = self.labels.shape
         result = self.word_logits.new_empty(len(self.class_names), height, width)
-        of_word = torch.tensor(self.classes)
-        for i in range(len(self.class_names)):
-            words = (of_word == i).to(self.word_logits.device)
-            torch.amax(upsample(self.word_logits[words], (height, width)), 0, out=result[i])
+        for row, words in zip(result, self.word_logits.split(self.synonyms), strict=True):
+            torch.amax(upsample(words, (height, width)), 0, out=row)
         return result
+
+
+def largest_of_classes(word_logits: Tensor, synonyms: tuple[int, ...]) -> Tensor:
+    """The largest of each class's words, ``[B, Q, h, w] -> [B, C, h, w]``."""
+    return torch.stack([words.amax(1) for words in word_logits.split(synonyms, 1)], 1)
 
 
 def best_word(logits: Tensor, size: tuple[int, int], logit_scale: float) -> tuple[Tensor, Tensor]:
@@ -68,14 +70,14 @@ def best_word(logits: Tensor, size: tuple[int, int], logit_scale: float) -> tupl
 def label_pixels(
     logits: Tensor,
     size: tuple[int, int],
-    classes: Sequence[int],
+    classes: Tensor,
     logit_scale: float,
     background: int | None,
     threshold: Tensor | float,
 ) -> tuple[Tensor, Tensor]:
     """Labels and the best class's probability, both ``[H, W]``; below the threshold a pixel is background."""
     index, probability = best_word(logits, size, logit_scale)
-    labels = torch.tensor(classes, device=index.device)[index]
+    labels = classes[index]
     if background is not None:
         labels = torch.where(probability < threshold, background, labels)
     return labels, probability

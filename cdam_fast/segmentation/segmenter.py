@@ -17,7 +17,7 @@ from cdam_fast.models import LastBlock, Tokenizer, Tower, check_base
 from cdam_fast.segmentation.images import as_tensor, resize_to
 from cdam_fast.segmentation.load import load_clip
 from cdam_fast.segmentation.options import Options, check_options, normalisation
-from cdam_fast.segmentation.result import Segmentation, label_pixels
+from cdam_fast.segmentation.result import Segmentation, label_pixels, largest_of_classes
 from cdam_fast.segmentation.texts import Texts, build_texts
 from cdam_fast.segmentation.windows import Canvas
 
@@ -172,10 +172,7 @@ class CDAMSegmenter:
     @torch.no_grad()
     def patch_logits(self, pixels: Tensor) -> Tensor:
         """Cosines after the last pass, ``[B, 3, H, W] -> [B, C, h, w]``; of a class's synonyms the largest."""
-        logits = self._word_logits(pixels)
-        words = torch.tensor(self.texts.words.classes)
-        of_class = [logits[:, (words == i).to(logits.device)].amax(1) for i in range(len(self.texts.words.names))]
-        return torch.stack(of_class, 1)
+        return largest_of_classes(self._word_logits(pixels), self.texts.words.synonyms)
 
     def _similarity(self, pixels: Tensor) -> tuple[LastBlock, Tensor]:
         pixels = self.tower.check_pixels(pixels)
@@ -265,7 +262,7 @@ class CDAMSegmenter:
         background = None if options.background is None else words.background
         threshold = self._threshold(canvas) if background is not None else torch.zeros(())
         labels, probability = label_pixels(
-            logits, canvas.size, words.classes, options.logit_scale, background, canvas.at_full_size(threshold)
+            logits, canvas.size, self.texts.classes, options.logit_scale, background, canvas.at_full_size(threshold)
         )
         mean = float(threshold.mean())
         if mean > 1:
@@ -274,13 +271,13 @@ class CDAMSegmenter:
                 f"is low with {len(words.words)} words (give more words, a smaller alpha or a fixed background)",
                 stacklevel=2,
             )
-        return Segmentation(labels, probability, mean, words.names, logits, words.classes)
+        return Segmentation(labels, probability, mean, words.names, logits, words.synonyms)
 
     def _threshold(self, canvas: Canvas) -> Tensor:
         """One threshold, or ``[windows]`` of them."""
         options = self.options
         if not isinstance(options.background, str):
-            return torch.tensor(float(options.background or 0.0), device=self.tower.device)
+            return torch.full((), options.background or 0.0, device=self.tower.device)
         if options.threshold_over == "window":
             patches = torch.stack(canvas.patch_logits)
         elif options.threshold_over == "last_window":

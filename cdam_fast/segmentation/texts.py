@@ -24,6 +24,8 @@ class Texts(NamedTuple):
     words: Words
     features: Tensor
     """``[Q + A, D]`` L2-normalised: the Q words of the classes, then the augmented prompts."""
+    classes: Tensor
+    """``[Q]`` int64: the class of each word, on the features' device, so that no call copies it there."""
 
     @property
     def class_features(self) -> Tensor:
@@ -32,7 +34,8 @@ class Texts(NamedTuple):
 
     def to(self, tower: Tower) -> Texts:
         """On the tower's device, in its working dtype."""
-        return self._replace(features=self.features.to(tower.device, working_dtype(tower.dtype)))
+        features = self.features.to(tower.device, working_dtype(tower.dtype))
+        return self._replace(features=features, classes=self.classes.to(tower.device))
 
 
 def build_texts(
@@ -65,12 +68,13 @@ def build_texts(
     if missing and tokenizer is not None:
         checked = _check_templates(templates)
         every = tuple(dict.fromkeys(word for name in missing for word in wanted[name]))
-        features = _features(model, tokenizer, every, checked, cache_dir)
-        _check_features("model's text tower", features, embedding_size, None)
+        made = _features(model, tokenizer, every, checked, cache_dir)
+        _check_features("model's text tower", made, embedding_size, None)
         index = {word: i for i, word in enumerate(every)}
-        given |= {name: features[[index[word] for word in wanted[name]]] for name in missing}
+        given |= {name: made[[index[word] for word in wanted[name]]] for name in missing}
     rows = [given[name] for name in wanted]
-    return Texts(words, torch.cat([functional.normalize(_working(row), dim=-1) for row in rows if row is not None]))
+    features = torch.cat([functional.normalize(_working(row), dim=-1) for row in rows if row is not None])
+    return Texts(words, features, torch.tensor(words.classes))
 
 
 def _working(features: Tensor) -> Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 from torch.nn import functional
 
@@ -55,12 +54,16 @@ class Canvas:
     def mean(self) -> Tensor:
         """``[Q, H, W]`` logits at the size of the pixels, averaged over windows; once all are done."""
         assert self._total is not None
-        return self._total if len(self.places) == 1 else self._total / self.spread(torch.ones(len(self.places)))
+        return self._total if len(self.places) == 1 else self._total / self.coverage()
+
+    def coverage(self) -> Tensor:
+        """``[H, W]``: how many windows cover each pixel."""
+        return self.spread(self.patch_logits[0].new_ones(len(self.places)))
 
     def spread(self, values: Tensor) -> Tensor:
         """``[windows] -> [H, W]``: the sum over the windows that cover a pixel of each window's value."""
-        total = self.pixels.new_zeros(self.pixels.shape[-2:])
-        for (top, left), value in zip(self.places, values.to(total), strict=True):
+        total = values.new_zeros(self.pixels.shape[-2:])
+        for (top, left), value in zip(self.places, values, strict=True):
             total[top : top + self.window, left : left + self.window] += value
         return total
 
@@ -71,7 +74,7 @@ class Canvas:
         if len(self.places) == 1:
             return values[0]
         # no probability is above 1, so nothing above 2 need be told apart, and an infinite one stays out of sums
-        mean = self.spread(values.clamp(max=2)) / self.spread(torch.ones(len(self.places)))
+        mean = self.spread(values.clamp(max=2)) / self.coverage()
         return upsample(mean.unsqueeze(0), self.size)[0]
 
 

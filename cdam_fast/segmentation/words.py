@@ -23,6 +23,11 @@ class Words(NamedTuple):
     background: int | None
     """The class that has "background" among its synonyms."""
 
+    @property
+    def synonyms(self) -> tuple[int, ...]:
+        """How many words each class has."""
+        return tuple(self.classes.count(i) for i in range(len(self.names)))
+
 
 def check_class_names(class_names: object) -> Words:
     """A sequence of strings or of sequences of synonyms; no word twice, letter case aside.
