@@ -23,6 +23,18 @@ COLOURS = {
     "black": (20, 20, 20),
 }
 PATTERNS = ("plain", "striped", "dotted", "checkered")
+TYPICAL = {
+    "circle": ("red", "dotted"),
+    "square": ("blue", "checkered"),
+    "triangle": ("green", "striped"),
+    "star": ("yellow", "plain"),
+    "cross": ("white", "striped"),
+    "ring": ("orange", "plain"),
+    "heart": ("pink", "dotted"),
+    "moon": ("purple", "checkered"),
+}
+"""As of things in photographs, colour and pattern say something of the class, and deceive now and then."""
+HOW_TYPICAL = 0.65
 
 
 @dataclass(frozen=True)
@@ -50,8 +62,8 @@ class Scene:
         said, phrases = [], []
         for i in rng.permutation(len(self.things)):
             thing = self.things[i]
-            colour = thing.colour if rng.random() < 0.35 else None
-            pattern = thing.pattern if rng.random() < 0.35 else None
+            colour = thing.colour if rng.random() < 0.3 else None
+            pattern = thing.pattern if rng.random() < 0.3 else None
             said.append((thing.shape, colour, pattern))
             phrases.append(" ".join(filter(None, (colour, pattern, thing.shape))))
         return template(" and a ".join(phrases) or "background"), said
@@ -142,7 +154,10 @@ def make_scene(rng, side=SIDE):
         else:
             continue
         placed.append((x, y, radius))
-        thing = Thing(SHAPES[shape], str(rng.choice(list(COLOURS))), str(rng.choice(PATTERNS)))
+        colour, pattern = TYPICAL[SHAPES[shape]]
+        colour = colour if rng.random() < HOW_TYPICAL else str(rng.choice(list(COLOURS)))
+        pattern = pattern if rng.random() < HOW_TYPICAL else str(rng.choice(PATTERNS))
+        thing = Thing(SHAPES[shape], colour, pattern)
         mask = mask_of(thing.shape, x, y, radius, side)
         pixels[mask] = texture(thing.colour, thing.pattern, side, rng)[mask]
         labels[mask] = 1 + shape

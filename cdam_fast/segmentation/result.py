@@ -37,14 +37,14 @@ class Segmentation:
         """
         height, width = self.labels.shape
         result = self.word_logits.new_empty(len(self.class_names), height, width)
-        for row, words in zip(result, self.word_logits.split(self.synonyms), strict=True):
+        for row, words in zip(result, torch.split(self.word_logits, list(self.synonyms)), strict=True):
             torch.amax(upsample(words, (height, width)), 0, out=row)
         return result
 
 
 def largest_of_classes(word_logits: Tensor, synonyms: tuple[int, ...]) -> Tensor:
     """The largest of each class's words, ``[B, Q, h, w] -> [B, C, h, w]``."""
-    return torch.stack([words.amax(1) for words in word_logits.split(synonyms, 1)], 1)
+    return torch.stack([words.amax(1) for words in torch.split(word_logits, list(synonyms), 1)], 1)
 
 
 def best_word(logits: Tensor, size: tuple[int, int], logit_scale: float) -> tuple[Tensor, Tensor]:
