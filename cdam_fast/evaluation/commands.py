@@ -204,7 +204,7 @@ def _plain_messages(command: str) -> Iterator[None]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            warnings.filterwarnings("default", message="background:|cache:|threshold:", category=UserWarning)
+            warnings.filterwarnings("default", message="background:|cache:|threshold:|QuickGELU", category=UserWarning)
 
             def show(message: Warning | str, *args: object, **options: object) -> None:
                 print(f"cdam-fast {command}: note: {message}", file=sys.stderr)  # noqa: T201
