@@ -3,6 +3,6 @@
 from setuptools import setup
 
 setup(
-    packages=["cdam_fast", "cdam_fast.evaluation", "cdam_fast.kernels"],
+    packages=["cdam_fast", "cdam_fast.evaluation", "cdam_fast.kernels", "cdam_fast.models", "cdam_fast.segmentation"],
     package_dir={"cdam_fast": "cdam_fast", "cdam_fast.kernels": "kernels"},
 )

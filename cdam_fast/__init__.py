@@ -4,6 +4,7 @@ One call replaces the map computation of CDAM code (Kang, Kim and Chun, ICLR 202
 
     attention = cdam_fast.cdam_attention(similarity)  # [B, C, h, w] -> [B, N, N]
 
+`cdam_fast.CDAMSegmenter` is the whole of it, a photograph and a list of words to a label for every pixel.
 `cdam_fast.reference` states the computation; `cdam_fast.portable` is fast on any device.
 """
 
@@ -12,12 +13,15 @@ from cdam_fast.attention import cdam_attend, cdam_attention, pairwise_divergence
 from cdam_fast.background import entropy_threshold
 from cdam_fast.constants import SCALES
 from cdam_fast.prompts import AUGMENTED_TEXT_PROMPTS
+from cdam_fast.segmentation import CDAMSegmenter, Segmentation
 
 __version__ = "0.1.0"
 
 __all__ = [
     "AUGMENTED_TEXT_PROMPTS",
+    "CDAMSegmenter",
     "SCALES",
+    "Segmentation",
     "cdam_attend",
     "cdam_attention",
     "entropy_threshold",

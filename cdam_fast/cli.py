@@ -1,4 +1,4 @@
-"""The command line: ``cdam-fast bench``."""
+"""The command line: ``cdam-fast segment``, ``map`` and ``bench``."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from cdam_fast import __version__
+from cdam_fast.evaluation.commands import add_commands, run
 
 
 class _Parser(argparse.ArgumentParser):
@@ -17,9 +18,10 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="cdam-fast", description="CDAM's attention map: exact, fast, in one call.")
+    parser = _Parser(prog="cdam-fast", description="CDAM: CLIP's attention by class distributions, exact and fast.")
     parser.add_argument("--version", action="version", version=f"cdam-fast {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    add_commands(commands)
     bench = commands.add_parser(
         "bench",
         help="compute the map of a photograph with every backend, check it against float64 and time it",
@@ -54,12 +56,15 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; the exit status: 0, 1 where a backend was wrong, 2 for bad input, 130 interrupted."""
+    """Run the command line.
+
+    The exit status: 0; 1 where a backend was wrong or a photograph failed; 2 for bad input; 130 interrupted.
+    """
     parsed = _parser().parse_args(arguments)
     from cdam_fast.evaluation.errors import UsageError
 
     try:
-        return _bench(parsed)
+        return _bench(parsed) if parsed.command == "bench" else run(parsed)
     except UsageError as error:
         print(f"cdam-fast {parsed.command}: error: {error}", file=sys.stderr)  # noqa: T201
         return 2

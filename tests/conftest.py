@@ -49,6 +49,14 @@ def seeds():
     np.random.seed(0)  # noqa: NPY002 - for code that still draws from the global generator
 
 
+@pytest.fixture(scope="session", autouse=True)
+def cache_folder(tmp_path_factory):
+    """The user's cache is left alone; one session shares its own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 def _recorded(name):
     with np.load(DATA / name) as arrays:
         return {key: torch.from_numpy(arrays[key]) for key in arrays.files}
@@ -64,3 +72,9 @@ def golden_single():
 def golden_clip():
     """Rows of the released code's float64 map on a 28x28 grid of a 4-layer CLIP's similarity."""
     return _recorded("golden_clip.npz")
+
+
+@pytest.fixture(scope="session")
+def golden_segmentation():
+    """The released code's last block on golden_clip's image: weights, tokens, class logits, threshold."""
+    return _recorded("golden_segmentation.npz")

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from cdam_fast.evaluation.errors import UsageError
-from cdam_fast.models import maskclip_features, text_features
+from cdam_fast.models import dense_features, text_features
 from cdam_fast.prompts import AUGMENTED_TEXT_PROMPTS, CLASS_LISTS
 
 MODEL = "ViT-B-16"
@@ -154,7 +154,7 @@ def build_inputs(
     normalised = (photograph - mean) / deviation
     features = torch.cat(
         [
-            maskclip_features(model, normalised.roll(i * width // batch, dims=-1).unsqueeze(0).to(device))
+            dense_features(model, normalised.roll(i * width // batch, dims=-1).unsqueeze(0).to(device))
             for i in range(batch)
         ]
     )

@@ -1,0 +1,172 @@
+"""Generated scenes with known masks: coloured, textured shapes on a noisy ground, and their captions."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+SIDE = 96
+SHAPES = ("circle", "square", "triangle", "star", "cross", "ring", "heart", "moon")
+CLASSES = ("background", *SHAPES)
+COLOURS = {
+    "red": (205, 35, 40),
+    "green": (45, 150, 60),
+    "blue": (40, 70, 200),
+    "yellow": (240, 215, 50),
+    "orange": (240, 130, 30),
+    "purple": (125, 45, 160),
+    "pink": (245, 150, 190),
+    "white": (245, 245, 245),
+    "black": (20, 20, 20),
+}
+PATTERNS = ("plain", "striped", "dotted", "checkered")
+TYPICAL = {
+    "circle": ("red", "dotted"),
+    "square": ("blue", "checkered"),
+    "triangle": ("green", "striped"),
+    "star": ("yellow", "plain"),
+    "cross": ("white", "striped"),
+    "ring": ("orange", "plain"),
+    "heart": ("pink", "dotted"),
+    "moon": ("purple", "checkered"),
+}
+"""As of things in photographs, colour and pattern say something of the class, and deceive now and then."""
+HOW_TYPICAL = 0.65
+
+
+@dataclass(frozen=True)
+class Thing:
+    """One shape of a scene."""
+
+    shape: str
+    colour: str
+    pattern: str
+
+
+@dataclass(frozen=True)
+class Scene:
+    """``pixels [side, side, 3]`` uint8, ``labels [side, side]`` uint8 (0 ground, 1 + index of the shape), things."""
+
+    pixels: np.ndarray
+    labels: np.ndarray
+    things: tuple[Thing, ...]
+
+    def caption(self, rng, template):
+        """The things in any order, with or without colours and patterns, in a template of a noun; and what it says.
+
+        What it says: (shape, colour or None, pattern or None) of each thing. An empty scene is "background".
+        """
+        said, phrases = [], []
+        for i in rng.permutation(len(self.things)):
+            thing = self.things[i]
+            colour = thing.colour if rng.random() < 0.3 else None
+            pattern = thing.pattern if rng.random() < 0.3 else None
+            said.append((thing.shape, colour, pattern))
+            phrases.append(" ".join(filter(None, (colour, pattern, thing.shape))))
+        return template(" and a ".join(phrases) or "background"), said
+
+
+def outline(shape, x, y, radius):
+    """Corners of a shape around a centre; circle, ring and moon are drawn with ellipses instead."""
+    angles = {"triangle": [-90, 30, 150], "square": [-135, -45, 45, 135]}
+    if shape in angles:
+        return [(x + radius * math.cos(math.radians(a)), y + radius * math.sin(math.radians(a))) for a in angles[shape]]
+    if shape == "star":
+        corners = []
+        for i in range(10):
+            angle, reach = math.radians(-90 + 36 * i), radius * (1 if i % 2 == 0 else 0.42)
+            corners.append((x + reach * math.cos(angle), y + reach * math.sin(angle)))
+        return corners
+    if shape == "cross":
+        arm, w = radius * 0.95, radius * 0.36
+        steps = [(-w, -arm), (w, -arm), (w, -w), (arm, -w), (arm, w), (w, w)]
+        steps += [(-dx, -dy) for dx, dy in steps]
+        return [(x + dx, y + dy) for dx, dy in steps]
+    corners = []  # heart
+    for i in range(40):
+        t = 2 * math.pi * i / 40
+        dx = 16 * math.sin(t) ** 3
+        dy = -(13 * math.cos(t) - 5 * math.cos(2 * t) - 2 * math.cos(3 * t) - math.cos(4 * t))
+        corners.append((x + dx * radius / 17, y + dy * radius / 17))
+    return corners
+
+
+def mask_of(shape, x, y, radius, side):
+    """``[side, side]`` bool."""
+    image = Image.new("1", (side, side))
+    draw = ImageDraw.Draw(image)
+
+    def disc(cx, cy, r, fill):
+        draw.ellipse((cx - r, cy - r, cx + r, cy + r), fill=fill)
+
+    if shape in ("circle", "ring", "moon"):
+        disc(x, y, radius * 0.92, 1)
+        if shape == "ring":
+            disc(x, y, radius * 0.48, 0)
+        elif shape == "moon":
+            disc(x + radius * 0.5, y - radius * 0.1, radius * 0.75, 0)
+    else:
+        draw.polygon(outline(shape, x, y, radius), fill=1)
+    return np.asarray(image)
+
+
+def texture(colour, pattern, side, rng):
+    """``[side, side, 3]`` float: the colour, and a lighter or darker second one in the pattern."""
+    base = np.array(COLOURS[colour], dtype=np.float32) + rng.normal(0, 8, 3)
+    second = base * 0.45 if base.mean() > 110 else base * 0.6 + 110
+    y, x = np.mgrid[:side, :side] + rng.integers(0, 20)
+    period = rng.integers(6, 10)
+    if pattern == "striped":
+        on = ((x + y) if rng.random() < 0.5 else (x - y)) % period < period / 2
+    elif pattern == "dotted":
+        on = (x % period - period / 2) ** 2 + (y % period - period / 2) ** 2 < (0.3 * period) ** 2
+    elif pattern == "checkered":
+        on = (x // (period // 2) + y // (period // 2)) % 2 == 0
+    else:
+        on = np.zeros((side, side), dtype=bool)
+    return np.where(on[..., None], second, base)
+
+
+def ground(side, rng):
+    """A dull gradient with coarse noise."""
+    corners = rng.integers(70, 190, (2, 2, 1)) + rng.integers(-18, 18, (2, 2, 3))
+    smooth = Image.fromarray(corners.astype(np.uint8)).resize((side, side), Image.Resampling.BILINEAR)
+    coarse = Image.fromarray(rng.integers(0, 255, (side // 6, side // 6), dtype=np.uint8))
+    noise = np.asarray(coarse.resize((side, side), Image.Resampling.BICUBIC), dtype=np.float32) - 128
+    return np.asarray(smooth, dtype=np.float32) + 0.22 * noise[..., None]
+
+
+def make_scene(rng, side=SIDE):
+    """Different shapes that do not touch: one to three, seldom none."""
+    count = int(rng.choice([0, 1, 2, 3], p=[0.05, 0.3, 0.35, 0.3]))
+    shapes = rng.choice(len(SHAPES), count, replace=False)
+    pixels, labels = ground(side, rng), np.zeros((side, side), dtype=np.uint8)
+    placed, things = [], []
+    for shape in shapes:
+        radius = side * rng.uniform(*((0.24, 0.38) if count == 1 else (0.17, 0.26)))
+        for _ in range(50):
+            x, y = rng.uniform(radius, side - radius, 2)
+            if all(math.hypot(x - ox, y - oy) > radius + other for ox, oy, other in placed):
+                break
+        else:
+            continue
+        placed.append((x, y, radius))
+        colour, pattern = TYPICAL[SHAPES[shape]]
+        colour = colour if rng.random() < HOW_TYPICAL else str(rng.choice(list(COLOURS)))
+        pattern = pattern if rng.random() < HOW_TYPICAL else str(rng.choice(PATTERNS))
+        thing = Thing(SHAPES[shape], colour, pattern)
+        mask = mask_of(thing.shape, x, y, radius, side)
+        pixels[mask] = texture(thing.colour, thing.pattern, side, rng)[mask]
+        labels[mask] = 1 + shape
+        things.append(thing)
+    pixels = pixels + rng.normal(0, 6, pixels.shape)
+    return Scene(pixels.clip(0, 255).astype(np.uint8), labels, tuple(things))
+
+
+def make_scenes(count, seed):
+    """The same scenes for the same seed."""
+    rng = np.random.default_rng(seed)
+    return [make_scene(rng) for _ in range(count)]

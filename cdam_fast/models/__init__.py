@@ -1,0 +1,57 @@
+"""Dense features of an unmodified open_clip CLIP (any of its ViTs with a CLS token), one attention rule a file."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from cdam_fast.models.base import Base, LastBlock
+from cdam_fast.models.clearclip import CLEARCLIP
+from cdam_fast.models.gem import GEM
+from cdam_fast.models.maskclip import MASKCLIP
+from cdam_fast.models.sclip import SCLIP
+from cdam_fast.models.text import Tokenizer, class_features, text_features
+from cdam_fast.models.tower import Tower
+
+__all__ = [
+    "BASES",
+    "Base",
+    "LastBlock",
+    "Tokenizer",
+    "Tower",
+    "check_base",
+    "class_features",
+    "dense_features",
+    "text_features",
+]
+
+BASES: dict[str, Base] = {base.name: base for base in (MASKCLIP, SCLIP, CLEARCLIP, GEM)}
+"""The base methods by name."""
+
+
+def dense_features(model: object, pixels: Tensor, base: str = "maskclip") -> Tensor:
+    """L2-normalised patch features of a base method, ``[B, 3, H, W] -> [B, N, D]``.
+
+    Args:
+        model: an open_clip CLIP, see `Tower`; left as it was found.
+        pixels: floating, normalised for the model, sides that the patch divides. Position embeddings are resized
+            by the base's own rule where the size is not the trained one.
+        base: ``"maskclip"``, ``"sclip"``, ``"clearclip"`` or ``"gem"``.
+
+    Returns:
+        float32, or float64 for a float64 model.
+
+    Raises:
+        TypeError, ValueError: a model, pixels or a base that this cannot serve, by name.
+    """
+    chosen = check_base(base)
+    tower = Tower(model)
+    with torch.no_grad():
+        return chosen.first_pass(tower, chosen.prepare(tower, tower.check_pixels(pixels)))
+
+
+def check_base(base: object) -> Base:
+    """The base method of this name."""
+    if not isinstance(base, str) or base not in BASES:
+        raise ValueError(f"base: got {base!r}, takes one of {', '.join(map(repr, BASES))}")
+    return BASES[base]

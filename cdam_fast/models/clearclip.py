@@ -1,0 +1,20 @@
+"""ClearCLIP (Lan et al., 2024): query-query attention without residual and MLP."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+from torch.nn import functional
+
+from cdam_fast.models.base import Base, LastBlock
+from cdam_fast.models.tower import project, split_heads
+
+
+def _query_query(block: Any, last: LastBlock, applied_to: Tensor) -> Tensor:
+    queries = split_heads(block, project(block, last.tokens, "q"))
+    return functional.scaled_dot_product_attention(queries[:, :, 1:], queries, applied_to)
+
+
+CLEARCLIP = Base("clearclip", _query_query, keeps_residual=False, keeps_mlp=False)
+"""Attention ``softmax(q q^T s)``, ``s = head_dim^-0.5``; the block's output is the attention's alone."""

@@ -1,0 +1,133 @@
+"""The segmenter's knobs, checked."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from cdam_fast.arguments import check_backend, check_positive, working_dtype
+from cdam_fast.arguments import check_options as check_map_options
+from cdam_fast.constants import ATTENTION_TEMPERATURE, SCALES, TEMPERATURE
+from cdam_fast.models import Tower
+
+THRESHOLDS_OVER = ("image", "window", "last_window")
+
+_MAP_DEFAULTS: dict[str, Any] = {
+    "scales": SCALES,
+    "temperature": TEMPERATURE,
+    "attention_temperature": ATTENTION_TEMPERATURE,
+    "metric": "js",
+    "order": "official",
+    "minmax": (True, True),
+    "backend": "auto",
+}
+
+
+class Options(NamedTuple):
+    """As the arguments of `CDAMSegmenter`, with alpha chosen."""
+
+    cdam: bool
+    augmented_prompts: bool
+    background: str | float | None
+    threshold_over: str
+    alpha: float
+    logit_scale: float
+    short_side: int
+    window: int
+    stride: int
+    batch_size: int
+    map: dict[str, Any]
+
+
+def check_options(
+    tower: Tower,
+    *,
+    cdam: object,
+    augmented_prompts: object,
+    background: object,
+    threshold_over: object,
+    alpha: object,
+    logit_scale: object,
+    short_side: object,
+    window: object,
+    stride: object,
+    batch_size: object,
+    map_options: dict[str, Any],
+) -> Options:
+    """Every knob by its name, before any work is done."""
+    if threshold_over not in THRESHOLDS_OVER or not isinstance(threshold_over, str):
+        takes = ", ".join(map(repr, THRESHOLDS_OVER))
+        raise ValueError(f"threshold_over: got {threshold_over!r}, takes one of {takes}")
+    sides = {"short_side": short_side, "window": window, "stride": stride, "batch_size": batch_size}
+    checked = {name: _whole(name, value) for name, value in sides.items()}
+    for side, patch in zip(["height", "width"], tower.patch, strict=True):
+        if checked["window"] % patch:
+            raise ValueError(f"window: got {checked['window']} pixels, takes a multiple of the patch's {side}, {patch}")
+    if checked["window"] > checked["short_side"]:
+        raise ValueError(f"window: got {checked['window']} pixels, takes at most short_side, {checked['short_side']}")
+    if checked["stride"] > checked["window"]:
+        raise ValueError(
+            f"stride: got {checked['stride']} pixels, takes at most window, {checked['window']}: pixels between "
+            "windows would have no label"
+        )
+    return Options(
+        cdam=_flag("cdam", cdam),
+        augmented_prompts=_flag("augmented_prompts", augmented_prompts),
+        background=_background(background),
+        threshold_over=threshold_over,
+        alpha=check_positive("alpha", (2.0 if tower.patch == (32, 32) else 2.5) if alpha is None else alpha),
+        logit_scale=check_positive("logit_scale", logit_scale),
+        map=_map(tower, checked["window"], map_options),
+        **checked,
+    )
+
+
+def _flag(name: str, value: object) -> bool:
+    if not isinstance(value, bool):
+        raise TypeError(f"{name}: got {value!r}, takes True or False")
+    return value
+
+
+def _whole(name: str, value: object) -> int:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name}: got {value!r}, takes a whole number")
+    if value < 1:
+        raise ValueError(f"{name}: got {value}, takes a whole number from 1")
+    return value
+
+
+def _background(background: object) -> str | float | None:
+    takes = "takes 'entropy', a probability, or None"
+    if background is None or background == "entropy":
+        return "entropy" if background == "entropy" else None
+    if isinstance(background, bool) or not isinstance(background, (int, float)):
+        raise TypeError(f"background: got {background!r}, {takes}")
+    if not 0 <= background <= 1:
+        raise ValueError(f"background: got {background}, {takes} from 0 to 1")
+    return float(background)
+
+
+def _map(tower: Tower, window: int, map_options: dict[str, Any]) -> dict[str, Any]:
+    unknown = sorted(set(map_options) - set(_MAP_DEFAULTS))
+    if unknown:
+        raise TypeError(f"{unknown[0]}: no argument of CDAMSegmenter; the map's are {', '.join(_MAP_DEFAULTS)}")
+    options = _MAP_DEFAULTS | map_options
+    check_backend(options["backend"])
+    grid = torch.empty(1, window // tower.patch[0], window // tower.patch[1], device="meta")
+    check_map_options(grid, *(options[name] for name in _MAP_DEFAULTS if name != "backend"))
+    return options
+
+
+def normalisation(tower: Tower) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of the model's pixels, ``[3, 1, 1]`` each: its own where it has them, or CLIP's."""
+    from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
+
+    values = (
+        getattr(tower.visual, "image_mean", None) or OPENAI_DATASET_MEAN,
+        getattr(tower.visual, "image_std", None) or OPENAI_DATASET_STD,
+    )
+    dtype = working_dtype(tower.dtype)
+    mean, deviation = (torch.tensor(value, dtype=dtype, device=tower.device).view(3, 1, 1) for value in values)
+    return mean, deviation

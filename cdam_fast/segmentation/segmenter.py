@@ -1,0 +1,287 @@
+"""CDAM end to end: an image and a list of words to a label for every pixel."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any, overload
+
+import torch
+from torch import Tensor, nn
+
+from cdam_fast.attention import cdam_attend, cdam_attention
+from cdam_fast.background import entropy_threshold
+from cdam_fast.models import LastBlock, Tokenizer, Tower, check_base
+from cdam_fast.segmentation.images import as_tensor, resize_to
+from cdam_fast.segmentation.load import load_clip
+from cdam_fast.segmentation.options import Options, check_options, normalisation
+from cdam_fast.segmentation.result import Segmentation, label_pixels, largest_of_classes
+from cdam_fast.segmentation.texts import Texts, build_texts
+from cdam_fast.segmentation.windows import Canvas
+
+
+class CDAMSegmenter:
+    """Open-vocabulary segmentation with CLIP (section 3 of the paper): a base method, with or without CDAM.
+
+    Args:
+        model: an open_clip CLIP whose image tower is a ViT with a CLS token; left as it was found. Its image tower is
+            used as it is, or copied where dtype or device differ.
+        tokenizer: its tokenizer, ``open_clip.get_tokenizer``; None where all features are given.
+        class_names: strings or lists of synonyms. Synonyms compete separately in the map, the probabilities and the
+            entropy; a class takes their maximum.
+        base: ``"maskclip"``, ``"sclip"``, ``"clearclip"`` or ``"gem"``.
+        cdam: False for the base method alone.
+        augmented_prompts: add the 80 augmented text prompts to the classes from which the map is made.
+        background: ``"entropy"``, the threshold of Eq. 4; a number, a fixed threshold of the probability; None, no
+            threshold. A pixel whose best class is less probable becomes the class that has the word "background". A
+            list without one switches the threshold off, with a warning.
+        threshold_over: where Eq. 4 takes the largest and smallest entropy: over the patches of all windows of the
+            ``"image"``, as the paper says; of each ``"window"``, a pixel's threshold then being the mean of the
+            windows that cover it; or of the ``"last_window"``, as the released code does.
+        alpha: of Eq. 4. None is 2.5, and 2.0 for a patch of 32 pixels (Table 16).
+        logit_scale: factor of the cosines before the softmax over words, in Eq. 4 and for the pixels.
+        short_side, window, stride: pixels. An image is resized to this short side, then covered by square windows
+            whose logits are averaged where they overlap. The patch divides the window; nothing is padded.
+        batch_size: windows that go through the model at once, of whatever images; it changes no result.
+        text_features: ``[Q, D]`` of the Q words of class_names, all synonyms in a row, instead of the tokenizer.
+        augmented_text_features: ``[A, D]`` of any prompts to augment with, instead of the 80.
+        templates: functions from a word to a prompt; None is open_clip's 80 ImageNet templates.
+        dtype, device: of the image tower; None is as the model's. The map and the logits are in float32 (float64 for
+            float64).
+        cache_dir: folder of text features by model, weights, templates and word; True is
+            ``$XDG_CACHE_HOME/cdam_fast``, False none.
+        map_options: ``scales``, ``temperature``, ``attention_temperature``, ``metric``, ``order``, ``minmax`` and
+            ``backend`` of `cdam_fast.cdam_attention`.
+
+    Raises:
+        TypeError, ValueError: an argument that is wrong, by name; text and image features of different lengths.
+
+    For threads: one segmenter holds no state of a call and may serve several.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        tokenizer: Tokenizer | None,
+        class_names: Sequence[str | Sequence[str]],
+        *,
+        base: str = "maskclip",
+        cdam: bool = True,
+        augmented_prompts: bool = True,
+        background: str | float | None = "entropy",
+        threshold_over: str = "image",
+        alpha: float | None = None,
+        logit_scale: float = 50.0,
+        short_side: int = 448,
+        window: int = 448,
+        stride: int = 224,
+        batch_size: int = 8,
+        text_features: Tensor | None = None,
+        augmented_text_features: Tensor | None = None,
+        templates: Sequence[Any] | None = None,
+        dtype: torch.dtype | None = None,
+        device: torch.device | str | None = None,
+        cache_dir: str | Path | bool = True,
+        **map_options: Any,
+    ) -> None:
+        tower = Tower(model)
+        self.base = check_base(base)
+        self.options: Options = check_options(
+            tower,
+            cdam=cdam,
+            augmented_prompts=augmented_prompts,
+            background=background,
+            threshold_over=threshold_over,
+            alpha=alpha,
+            logit_scale=logit_scale,
+            short_side=short_side,
+            window=window,
+            stride=stride,
+            batch_size=batch_size,
+            map_options=map_options,
+        )
+        self.texts: Texts = build_texts(
+            model,
+            tokenizer,
+            class_names,
+            embedding_size=tower.embedding_size,
+            augmented=augmented_prompts and cdam,
+            text_features=text_features,
+            augmented_text_features=augmented_text_features,
+            templates=templates,
+            cache_dir=cache_dir,
+        )
+        self.tower = tower.to(dtype, device)
+        self.texts = self.texts.to(self.tower)
+        self._mean, self._deviation = normalisation(self.tower)
+        if self.options.background is not None and self.texts.words.background is None:
+            warnings.warn(
+                'background: the threshold is off, as class_names has no class "background"; give one, or '
+                "background=None",
+                stacklevel=2,
+            )
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        model_name: str,
+        pretrained: str | Path,
+        class_names: Sequence[str | Sequence[str]],
+        *,
+        device: torch.device | str | None = None,
+        **options: Any,
+    ) -> CDAMSegmenter:
+        """A segmenter with weights by name, or from a file.
+
+        Args:
+            model_name: of open_clip, such as ``"ViT-B-16"``, or a JSON file with a model configuration.
+            pretrained: a tag of open_clip, such as ``"laion2b_s34b_b88k"``, or a file: safetensors, or a PyTorch
+                checkpoint that loads without running pickled code.
+            class_names, options: as for `CDAMSegmenter`.
+            device: None is the CPU.
+
+        Raises:
+            ValueError: unknown names, a file that is refused. RuntimeError: weights that cannot be downloaded.
+        """
+        model, tokenizer = load_clip(model_name, pretrained, torch.device(device or "cpu"))
+        return cls(model, tokenizer, class_names, **options)
+
+    # --- one window, or a batch of them
+
+    @torch.no_grad()
+    def base_similarity(self, pixels: Tensor) -> Tensor:
+        """Cosines of the base method's patch features with all words: the map's input.
+
+        ``[B, 3, H, W]`` normalised pixels, of any size that the patch divides -> ``[B, Q + A, h, w]``, the Q words of
+        the classes, then the A augmented prompts (A = 0 where they are off).
+        """
+        return self._similarity(pixels)[1]
+
+    @torch.no_grad()
+    def attention(self, pixels: Tensor, **map_options: Any) -> Tensor:
+        """CDAM's map, ``[B, 3, H, W] -> [B, N, N]``; map_options override the segmenter's for this call."""
+        return cdam_attention(self._similarity(pixels)[1], **(self.options.map | map_options))
+
+    @torch.no_grad()
+    def base_attention(self, pixels: Tensor) -> Tensor:
+        """The attention that the map takes the place of, mean over heads, ``[B, 3, H, W] -> [B, N, N]``."""
+        return self.base.attention(self.tower, self.base.prepare(self.tower, self.tower.check_pixels(pixels)))
+
+    @torch.no_grad()
+    def patch_logits(self, pixels: Tensor) -> Tensor:
+        """Cosines after the last pass, ``[B, 3, H, W] -> [B, C, h, w]``; of a class's synonyms the largest."""
+        return largest_of_classes(self._word_logits(pixels), self.texts.words.synonyms)
+
+    def _similarity(self, pixels: Tensor) -> tuple[LastBlock, Tensor]:
+        pixels = self.tower.check_pixels(pixels)
+        last = self.base.prepare(self.tower, pixels)
+        return last, self._cosines(self.base.first_pass(self.tower, last), self.texts.features, pixels)
+
+    def _word_logits(self, pixels: Tensor) -> Tensor:
+        """``[B, 3, H, W] -> [B, Q, h, w]``."""
+        last, similarity = self._similarity(pixels)
+        if not self.options.cdam:
+            return similarity
+        attended = cdam_attend(similarity, last.patch_values, **self.options.map)
+        features = self.base.finish(self.tower, last, attended)
+        return self._cosines(features, self.texts.class_features, pixels)
+
+    def _cosines(self, features: Tensor, text: Tensor, pixels: Tensor) -> Tensor:
+        return (text @ features.mT).reshape(len(features), len(text), *self.tower.grid(pixels))
+
+    def normalise(self, image: Tensor) -> Tensor:
+        """``[..., 3, H, W]`` in [0, 1] -> pixels as the other methods take them, in the model's dtype."""
+        return ((image - self._mean) / self._deviation).to(self.tower.dtype)
+
+    # --- whole images
+
+    def __call__(self, image: object) -> Segmentation:
+        """`segment` of one image."""
+        (result,) = self.iterate([image])
+        return result
+
+    @overload
+    def segment(self, images: list[Any] | tuple[Any, ...]) -> list[Segmentation]: ...
+    @overload
+    def segment(self, images: object) -> Segmentation | list[Segmentation]: ...
+    def segment(self, images: object) -> Segmentation | list[Segmentation]:
+        """Labels of one image, or of a list of them (a tensor ``[B, 3, H, W]`` is one too).
+
+        Args:
+            images: PIL images, arrays ``[H, W, 3]`` uint8, tensors ``[3, H, W]`` uint8 or floating in [0, 1], of any
+                sizes; not normalised. See `cdam_fast.segmentation.images.as_tensor` for colour spaces, rotation and
+                transparency.
+
+        Raises:
+            TypeError, ValueError: something that is no image, by its place in the list. RuntimeError: out of memory,
+                with the batch_size to try.
+        """
+        if isinstance(images, (list, tuple)) or (isinstance(images, Tensor) and images.dim() == 4):
+            return list(self.iterate(images))
+        return self(images)
+
+    def iterate(self, images: Iterable[object]) -> Iterator[Segmentation]:
+        """The segmentations of images as they are done, in order; images are taken as they are needed."""
+        windows = self._windows(images)
+        while batch := list(islice(windows, self.options.batch_size)):
+            with torch.no_grad():
+                logits = self._guarded([canvas.crop(place) for canvas, place in batch])
+                done = [canvas for (canvas, _), one in zip(batch, logits, strict=True) if canvas.add(one)]
+                results = [self._finish(canvas) for canvas in done]
+            yield from results
+
+    def _windows(self, images: Iterable[object]) -> Iterator[tuple[Canvas, tuple[int, int]]]:
+        options = self.options
+        for i, image in enumerate(images):
+            name = f"image {i}"
+            pixels = as_tensor(image, name).to(self.tower.device)
+            size = (pixels.shape[-2], pixels.shape[-1])
+            resized = resize_to(pixels, options.short_side, name)
+            canvas = Canvas(self.normalise(resized), size, options.window, options.stride)
+            yield from ((canvas, place) for place in canvas.places)
+
+    def _guarded(self, crops: list[Tensor]) -> Tensor:
+        try:
+            return self._word_logits(torch.stack(crops))
+        except torch.OutOfMemoryError as error:
+            count = len(crops)
+            advice = f"try batch_size={count // 2}" if count > 1 else "try a smaller window, dtype or model"
+            raise RuntimeError(
+                f"batch_size: {count} windows at once do not fit the memory of {self.tower.device}; {advice}"
+            ) from error
+
+    def _finish(self, canvas: Canvas) -> Segmentation:
+        options, words = self.options, self.texts.words
+        logits = canvas.mean()
+        if not bool(torch.stack([patches.isfinite().all() for patches in canvas.patch_logits]).all()):
+            raise RuntimeError(
+                f"dtype: {self.tower.dtype} gives logits that are not finite; take float32, or look at the model"
+            )
+        background = None if options.background is None else words.background
+        threshold = self._threshold(canvas) if background is not None else torch.zeros(())
+        labels, probability = label_pixels(
+            logits, canvas.size, self.texts.classes, options.logit_scale, background, canvas.at_full_size(threshold)
+        )
+        mean = float(threshold.mean())
+        if mean > 1:
+            warnings.warn(
+                f"threshold: {mean:.2f} is above any probability, so every pixel is background; the entropy of Eq. 4 "
+                f"is low with {len(words.words)} words (give more words, a smaller alpha or a fixed background)",
+                stacklevel=2,
+            )
+        return Segmentation(labels, probability, mean, words.names, logits, words.synonyms)
+
+    def _threshold(self, canvas: Canvas) -> Tensor:
+        """One threshold, or ``[windows]`` of them."""
+        options = self.options
+        if not isinstance(options.background, str):
+            return torch.full((), options.background or 0.0, device=self.tower.device)
+        if options.threshold_over == "window":
+            patches = torch.stack(canvas.patch_logits)
+        elif options.threshold_over == "last_window":
+            patches = canvas.patch_logits[-1]
+        else:
+            patches = torch.cat(canvas.patch_logits, -1)
+        return entropy_threshold(patches, logit_scale=options.logit_scale, alpha=options.alpha)

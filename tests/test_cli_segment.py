@@ -1,0 +1,278 @@
+"""``cdam-fast segment`` and ``map``: what they write, what they skip, and what they say of bad input."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import open_clip
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+
+from cdam_fast import CDAMSegmenter, cli
+from cdam_fast.evaluation import photos, pictures
+from cdam_fast.evaluation.errors import UsageError
+from cdam_fast.evaluation.segment import parse_classes
+
+CLASSES = "background,cat|kitten,dog,sky"
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    """A tiny random model: options of the command line."""
+    folder = tmp_path_factory.mktemp("model")
+    vision = {"image_size": 64, "patch_size": 64, "head_width": 16, "width": 32, "layers": 2}
+    text = {"context_length": 77, "vocab_size": 49408, "heads": 1, "width": 16, "layers": 1}
+    config = folder / "cdam-tiny-cli.json"
+    config.write_text(json.dumps({"embed_dim": 16, "vision_cfg": vision, "text_cfg": text}))
+    open_clip.add_model_config(config)
+    torch.manual_seed(0)
+    save_file(open_clip.create_model(config.stem).state_dict(), folder / "weights.safetensors")
+    return ["--model", str(config), "--pretrained", str(folder / "weights.safetensors")]
+
+
+def save_photo(path, height=60, width=90, seed=0):
+    coarse = np.random.default_rng(seed).integers(0, 255, (6, 9, 3), dtype=np.uint8)
+    Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC).save(path)
+    return path
+
+
+@pytest.fixture
+def photo(tmp_path):
+    (tmp_path / "in").mkdir()
+    return save_photo(tmp_path / "in" / "photo.png")
+
+
+@pytest.fixture
+def out(tmp_path):
+    return tmp_path / "out"
+
+
+@pytest.fixture
+def segment(weights, out, capsys):
+    def run(*arguments, classes=CLASSES):
+        try:
+            defaults = ["--background", "none", "--classes", classes, *weights, "--out", str(out)]
+            status = cli.main(["segment", *defaults, *map(str, arguments)])
+        except SystemExit as stopped:
+            status = stopped.code
+        captured = capsys.readouterr()
+        return status, captured.out, captured.err
+
+    return run
+
+
+def test_segment_writes_labels_overlay_and_json(segment, photo, out, weights):
+    status, printed, progress = segment(photo, "--json")
+    assert status == 0
+    assert printed == f"1 written to {out}, 0 done before, 0 failed\n"
+    assert progress.startswith(f"[1/1] {photo}: ")
+    assert sorted(path.name for path in out.iterdir()) == ["photo.json", "photo_labels.png", "photo_overlay.png"]
+
+    names = ["background", ["cat", "kitten"], "dog", "sky"]
+    made = CDAMSegmenter.from_pretrained(weights[1], weights[3], names, background=None)
+    with Image.open(photo) as opened:
+        expected = made(opened)
+    with Image.open(out / "photo_labels.png") as picture:
+        assert picture.mode == "P"
+        labels = np.array(picture)
+        colours = np.array(picture.getpalette()).reshape(-1, 3)
+    assert np.array_equal(labels, expected.labels.numpy())
+    assert colours[0].tolist() == [0, 0, 0]
+
+    written = json.loads((out / "photo.json").read_text())
+    assert (written["height"], written["width"], written["threshold"]) == (60, 90, 0.0)
+    for i, row in enumerate(written["classes"]):
+        inside = labels == i
+        assert row["class"] == expected.class_names[i]
+        assert row["pixels"] == inside.sum()
+        assert row["area"] == pytest.approx(inside.mean())
+        assert row["colour"] == colours[i].tolist()
+        mean = expected.probability.numpy()[inside].mean() if inside.any() else None
+        assert row["score"] == (mean if mean is None else pytest.approx(float(mean), rel=1e-5))
+    assert written["classes"][1]["words"] == ["cat", "kitten"]
+
+
+def test_overlay_shows_the_colours_and_has_a_legend(segment, photo, out):
+    segment(photo)
+    with Image.open(out / "photo_overlay.png") as picture:
+        assert picture.width >= 720
+        assert picture.height > 720 * 60 / 90
+        colours = {colour for _, colour in picture.getcolors(1 << 20)}
+    with Image.open(out / "photo_labels.png") as labels:
+        used = {tuple(labels.getpalette()[3 * i : 3 * i + 3]) for i in np.unique(np.array(labels))}
+    assert used <= colours
+
+
+def test_legend_names_every_class_even_a_hundred():
+    names = [f"a class with a long name, number {i}" for i in range(100)]
+    colours = pictures.palette(100, 0)
+    assert len(set(colours)) == 100
+    entries = [pictures.Entry(i, name, 0.01) for i, name in enumerate(names)]
+    whole = pictures.overlay(torch.zeros(3, 20, 30, dtype=torch.uint8), torch.zeros(20, 30).long(), colours, entries, 0)
+    assert set(colours) <= {colour for _, colour in whole.getcolors(1 << 24)}
+
+
+def test_what_is_done_is_skipped_until_something_changes(segment, photo, out):
+    def summary(*arguments, **options):
+        return segment(photo, *arguments, **options)[1].split(", ")[:2]
+
+    fresh, done = [f"1 written to {out}", "0 done before"], [f"0 written to {out}", "1 done before"]
+    assert summary() == fresh
+    assert summary() == done
+    assert summary("--json") == fresh
+    assert summary("--json") == done
+    assert summary("--base", "sclip") == fresh
+    assert summary("--base", "sclip", "--batch-size", "1") == done
+    assert summary(classes="cat,dog") == fresh
+    save_photo(photo, seed=1)
+    assert summary(classes="cat,dog") == fresh
+    (out / "photo_overlay.png").write_bytes(b"half a fi")
+    assert summary(classes="cat,dog") == fresh
+
+
+def test_a_bad_file_does_not_stop_the_rest(segment, photo, out):
+    folder = photo.parent
+    (folder / "broken.jpg").write_bytes(b"no image")
+    (folder / "cut.png").write_bytes(photo.read_bytes()[:200])
+    (folder / "notes.txt").write_text("not an image, not looked at")
+    save_photo(folder / "strip.png", 2, 300)
+    save_photo(folder / "z.jpg", 40, 40, 1)
+    status, printed, errors = segment(folder, folder / "missing.jpg")
+    assert status == 1
+    assert printed == f"2 written to {out}, 0 done before, 4 failed\n"
+    failed = {line.split(": ")[1]: line for line in errors.splitlines() if line.startswith("failed: ")}
+    assert {Path(name).name for name in failed} == {"broken.jpg", "cut.png", "strip.png", "missing.jpg"}
+    assert "not an image" in failed[str(folder / "broken.jpg")]
+    assert "long side of at most 50 times" in failed[str(folder / "strip.png")]
+    assert "No such file" in failed[str(folder / "missing.jpg")]
+    assert {path.name for path in out.iterdir()} == {
+        f"{name}_{kind}.png" for name in ("photo", "z") for kind in ("labels", "overlay")
+    }
+
+
+def test_folders_patterns_and_equal_names(segment, photo, out, tmp_path):
+    (tmp_path / "other").mkdir()
+    save_photo(tmp_path / "other" / "photo.jpg")
+    save_photo(tmp_path / "in" / "photo.jpg")
+    status, _, _ = segment(str(tmp_path / "*" / "photo.*"), photo)
+    assert status == 0
+    stems = {path.name.removesuffix("_labels.png") for path in out.glob("*_labels.png")}
+    assert stems == {"in-photo.png", "in-photo.jpg", "other-photo.jpg"}
+    again = photos.find_photos([str(photo.parent), str(photo)])
+    assert again == sorted(again)
+    assert len(again) == 2
+
+
+def test_our_own_pictures_are_no_photographs(segment, photo):
+    status, printed, _ = segment(photo.parent, "--out", photo.parent)
+    assert status == 0
+    status, printed, _ = segment(photo.parent, "--out", photo.parent)
+    assert printed.endswith("0 written to " + str(photo.parent) + ", 1 done before, 0 failed\n")
+
+
+def test_no_background_word_is_said(segment, photo):
+    status, _, errors = segment(photo, "--background", "entropy", classes="cat,dog")
+    assert status == 0
+    assert errors.count("cdam-fast segment: note: background: the threshold is off") == 1
+
+
+def test_nothing_is_left_half_written(segment, photo, out, monkeypatch):
+    def full(self, target):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "replace", full)
+    status, _, errors = segment(photo)
+    assert status == 2
+    assert "--out: cannot write" in errors
+    assert list(out.iterdir()) == []
+
+
+def test_map_draws_a_picture(weights, photo, out, capsys):
+    points = ["--point", "10,20", "--point", "80,50"]
+    assert cli.main(["map", str(photo), *points, "--classes", CLASSES, *weights, "--out", str(out)]) == 0
+    path = out / "photo_10-20_80-50_map.png"
+    assert capsys.readouterr().out == f"written to {path}\n"
+    with Image.open(path) as picture:
+        assert picture.width > 1000
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["--base", "clip"], "--base: got 'clip', takes one of 'maskclip'"),
+        (["--background", "otsu"], "--background: got 'otsu', takes entropy, none or a probability"),
+        (["--background", "7"], "--background: got 7.0"),
+        (["--batch-size", "0"], "--batch-size: got 0"),
+        (["--alpha", "0"], "--alpha: got 0.0"),
+        (["--device", "toaster"], "--device: got 'toaster'"),
+        (["--dtype", "float8"], "--dtype"),
+        (["--model", "ViT-B-61"], "--model: got 'ViT-B-61'"),
+        (["--pretrained", "laion3b"], "--pretrained: got 'laion3b'"),
+        (["--pretrained", "missing.safetensors"], "--pretrained: there is no file missing.safetensors"),
+        (["--classes", "cat,,dog"], "--classes: got 'cat,,dog'"),
+        (["--classes", "cat,Cat"], "--classes: got 'Cat' a second time"),
+        (["--classes", ",".join(f"c{i}" for i in range(257))], "--classes: got 257 classes"),
+        (["--out", __file__], "--out: cannot write"),
+        (["nothing/*.jpg"], "PHOTO: nothing matches nothing/*.jpg"),
+    ],
+    ids=lambda value: "-".join(value)[:40] if isinstance(value, list) else None,
+)
+def test_bad_input_is_one_line_and_exit_2(weights, photo, out, arguments, named, capsys):
+    try:
+        options = ["--classes", CLASSES, *weights, "--out", str(out)]
+        status = cli.main(["segment", *options, str(photo), *arguments])
+    except SystemExit as stopped:
+        status = stopped.code
+    captured = capsys.readouterr()
+    errors = [line for line in captured.err.splitlines() if "error:" in line]
+    assert status == 2
+    assert captured.out == ""
+    assert len(errors) == 1
+    assert named in errors[0]
+
+
+def test_weights_without_a_network_say_what_to_do(photo, out, capsys, monkeypatch):
+    def offline(*args, **options):
+        raise OSError("We couldn't connect to the hub")
+
+    monkeypatch.setattr(open_clip, "create_model", offline)
+    assert cli.main(["segment", str(photo), "--classes", "cat", "--out", str(out)]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("cdam-fast segment: error: --pretrained: cannot get 'laion2b_s34b_b88k' of ViT-B-16")
+    assert "give the path of its weights in safetensors format" in line
+
+
+@pytest.mark.parametrize(
+    ("point", "named"),
+    [
+        ("90,10", "--point: got 90,10, takes X below 90 and Y below 60"),
+        ("3", "--point: got '3'"),
+        ("a,b", "--point: got 'a,b'"),
+        ("-1,4", "--point"),
+    ],
+)
+def test_bad_points(weights, photo, out, point, named, capsys):
+    assert cli.main(["map", str(photo), f"--point={point}", *weights, "--out", str(out)]) == 2
+    assert named in capsys.readouterr().err
+
+
+def test_a_strip_has_no_map(weights, tmp_path, out, capsys):
+    strip = save_photo(tmp_path / "strip.png", 20, 90)
+    assert cli.main(["map", str(strip), "--point=0,0", *weights, "--out", str(out)]) == 2
+    assert "PHOTO: got 90x20 pixels, takes a long side of at most 4 times" in capsys.readouterr().err
+
+
+def test_classes_and_synonyms():
+    assert parse_classes("cat, dog ,sofa|couch | settee") == ["cat", "dog", ["sofa", "couch", "settee"]]
+    assert len(parse_classes("voc21")) == 21
+    for text in ("", "cat,", "cat|", "|"):
+        with pytest.raises(UsageError, match="--classes"):
+            parse_classes(text)
+
+
+def test_equal_names_in_equal_folders():
+    names = photos.output_names([Path("/a/x/p.jpg"), Path("/b/x/p.jpg"), Path("/b/q.jpg")])
+    assert len(set(names)) == 3
+    assert names[2] == "q"

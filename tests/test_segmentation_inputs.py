@@ -1,0 +1,327 @@
+"""Images of every kind, the cache of text features, and weights from files."""
+
+import json
+import pickle
+
+import numpy as np
+import open_clip
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from towers import small_model
+
+from cdam_fast import CDAMSegmenter
+from cdam_fast.prompts import AUGMENTED_TEXT_PROMPTS
+from cdam_fast.segmentation import cache, texts
+from cdam_fast.segmentation.images import as_tensor, resize_to
+from cdam_fast.segmentation.windows import window_starts
+
+RED, WHITE = (255, 0, 0), (255, 255, 255)
+SIZES = {"short_side": 64, "window": 64, "stride": 32, "scales": (1.0,)}
+NAMES = ["background", ["cat", "kitten"]]
+
+
+def picture(mode, colour, size=(4, 3)):
+    return Image.new("RGB", size, colour).convert(mode)
+
+
+# --- images
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "P", "CMYK", "YCbCr", "HSV", "RGBX"])
+def test_every_colour_space_is_rgb(mode):
+    pixels = as_tensor(picture(mode, RED)).long()
+    assert pixels.shape == (3, 3, 4)
+    assert (pixels.flatten(1).T - torch.tensor(RED)).abs().max() <= 2
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA"])
+def test_grey_is_three_equal_channels(mode):
+    pixels = as_tensor(picture(mode, WHITE))
+    assert pixels.shape == (3, 3, 4)
+    assert (pixels == 255).all()
+
+
+def test_sixteen_bits_keep_their_range():
+    grey = np.array([[0, 65535], [32768, 257]], dtype=np.uint16)
+    pixels = as_tensor(Image.fromarray(grey))
+    expected = torch.from_numpy(grey.astype(np.float32) / 65535).expand(3, -1, -1)
+    torch.testing.assert_close(pixels, expected)
+
+
+@pytest.mark.parametrize("mode", ["I", "F"])
+def test_unknown_ranges_are_refused(mode):
+    with pytest.raises(ValueError, match=f"image: got a PIL image of mode {mode}, whose range is unknown"):
+        as_tensor(Image.new(mode, (4, 3)))
+
+
+def test_transparency_is_white():
+    image = Image.new("RGBA", (2, 1), (*RED, 255))
+    image.putpixel((1, 0), (0, 0, 255, 0))
+    palette = Image.new("P", (2, 1), 0)
+    palette.putpalette([*RED, 0, 0, 255])
+    palette.putpixel((1, 0), 1)
+    palette.info["transparency"] = 1
+    for transparent in (image, palette):
+        assert as_tensor(transparent)[:, 0].T.tolist() == [list(RED), list(WHITE)]
+
+
+def test_exif_rotation_is_applied(tmp_path):
+    image = Image.new("RGB", (32, 16), RED)
+    image.paste((0, 0, 255), (0, 0, 16, 16))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera was turned: left is at the top
+    image.save(tmp_path / "turned.jpg", exif=exif, quality=95)
+    with Image.open(tmp_path / "turned.jpg") as opened:
+        pixels = as_tensor(opened)
+    assert pixels.shape == (3, 32, 16)
+    assert pixels[2, 4, 8] > 200
+    assert pixels[0, 28, 8] > 200
+
+
+def test_grey_and_transparent_arrays():
+    grey = np.full((3, 4), 7, dtype=np.uint8)
+    assert (as_tensor(grey) == 7).all()
+    with_alpha = np.zeros((3, 4, 4), dtype=np.uint8)
+    assert (as_tensor(with_alpha) == 255).all()
+
+
+@pytest.mark.parametrize(
+    ("image", "error", "named"),
+    [
+        ("photo.jpg", TypeError, "image: got str, takes a PIL image"),
+        (None, TypeError, "image: got NoneType"),
+        (np.zeros((3, 4, 3)), TypeError, "image: got an array of dtype float64"),
+        (np.zeros((3, 4, 3), dtype=np.uint16), TypeError, "image: got an array of dtype uint16"),
+        (np.zeros((3, 4, 2), dtype=np.uint8), ValueError, "image: got an array of shape"),
+        (np.zeros((0, 4, 3), dtype=np.uint8), ValueError, "without a pixel"),
+        (np.zeros(5, dtype=np.uint8), ValueError, "image: got an array of shape"),
+        (torch.zeros(3, 4, 0), ValueError, "image: got a tensor of shape"),
+        (torch.zeros(4, 3, 3), ValueError, "image: got a tensor of shape"),
+        (torch.zeros(3, 4), ValueError, "image: got a tensor of shape"),
+        (torch.zeros(3, 4, 4, dtype=torch.int32), TypeError, "image: got a tensor of dtype torch.int32"),
+        (torch.full((3, 4, 4), 2.0), ValueError, "image: got values from 2 to 2"),
+        (torch.full((3, 4, 4), -0.1), ValueError, "image: got values from -0.1"),
+        (torch.full((3, 4, 4), torch.nan), ValueError, "image: got values from nan"),
+        (Image.new("RGB", (0, 4)), ValueError, "image: got 0x4 pixels"),
+    ],
+    ids=lambda value: None,
+)
+def test_no_image(image, error, named):
+    with pytest.raises(error, match=named):
+        as_tensor(image)
+
+
+def test_a_strip_is_refused_before_it_is_enlarged():
+    with pytest.raises(ValueError, match="image: got 2x400 pixels, takes a long side of at most 50 times"):
+        resize_to(torch.zeros(3, 2, 400), 448)
+
+
+def test_the_place_of_a_bad_image_is_said():
+    made = segmenter()
+    with pytest.raises(TypeError, match="image 1: got str"):
+        made.segment([torch.zeros(3, 64, 64), "photo.jpg"])
+
+
+def test_resizing_keeps_the_aspect_ratio_and_the_range():
+    image = torch.zeros(3, 30, 61, dtype=torch.uint8)
+    image[:, 10:20] = 255
+    resized = resize_to(image, 64)
+    assert resized.shape == (3, 64, 130)
+    assert resized.min() == 0
+    assert resized.max() == 1
+
+
+@pytest.mark.parametrize(
+    ("length", "starts"),
+    [(448, [0]), (449, [0, 1]), (640, [0, 192]), (672, [0, 224]), (673, [0, 224, 225]), (1000, [0, 224, 448, 552])],
+)
+def test_windows_reach_both_ends(length, starts):
+    assert window_starts(length, 448, 224) == starts
+
+
+# --- text features
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return open_clip.get_tokenizer("ViT-B-16")
+
+
+def segmenter(model=None, tokenizer=None, names=NAMES, **options):
+    if tokenizer is None:
+        given = torch.eye(32)[:3]
+        options = {"text_features": given, "augmented_text_features": torch.eye(32)[3:9], "cache_dir": False} | options
+    return CDAMSegmenter(model or small_model(layers=1), tokenizer, names, **(SIZES | options))
+
+
+TEMPLATES = ("a photo of a {}.".format, "the {}.".format)
+
+
+def test_words_then_augmented_prompts(tokenizer):
+    model = small_model(layers=1)
+    made = segmenter(model, tokenizer, templates=TEMPLATES, cache_dir=False)
+    words = ["background", "cat", "kitten", *AUGMENTED_TEXT_PROMPTS]
+    expected = open_clip.build_zero_shot_classifier(model, tokenizer, words, TEMPLATES).T
+    torch.testing.assert_close(made.texts.features, expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(made.texts.class_features, expected[:3], rtol=1e-4, atol=1e-5)
+
+
+def test_no_word_is_encoded_twice(tokenizer, tmp_path, monkeypatch):
+    model = small_model(layers=1)
+    encoded = []
+    compute = texts.class_features
+
+    def listening(model, tokenizer, words, templates):
+        encoded.extend(words)
+        return compute(model, tokenizer, words, templates)
+
+    monkeypatch.setattr(texts, "class_features", listening)
+    options = {"templates": TEMPLATES, "cache_dir": tmp_path}
+    first = segmenter(model, tokenizer, **options)
+    assert len(encoded) == len(set(encoded)) == 83
+    again = segmenter(small_model(layers=1), tokenizer, **options)
+    assert len(encoded) == 83
+    assert torch.equal(first.texts.features, again.texts.features)
+    segmenter(model, tokenizer, ["background", "cat", "dog"], **options)
+    assert encoded[83:] == ["dog"]
+    assert len(list(tmp_path.iterdir())) == 1
+    segmenter(small_model(layers=1, seed=1), tokenizer, ["cat"], augmented_prompts=False, background=None, **options)
+    assert encoded[84:] == ["cat"]
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_other_templates_are_other_features(tokenizer, tmp_path):
+    model = small_model(layers=1)
+    keys = {cache.fingerprint(model, tokenizer, templates) for templates in (TEMPLATES, TEMPLATES[:1])}
+    assert len(keys) == 2
+
+
+def test_the_image_tower_does_not_matter_to_the_key(tokenizer):
+    one, other = small_model(layers=1), small_model(layers=1)
+    with torch.no_grad():
+        other.visual.conv1.weight.zero_()
+    assert cache.fingerprint(one, tokenizer, TEMPLATES) == cache.fingerprint(other, tokenizer, TEMPLATES)
+    with torch.no_grad():
+        other.text_projection[0, 0] += 1
+    assert cache.fingerprint(one, tokenizer, TEMPLATES) != cache.fingerprint(other, tokenizer, TEMPLATES)
+
+
+def test_a_broken_cache_is_said_and_replaced(tokenizer, tmp_path):
+    options = {"templates": TEMPLATES, "cache_dir": tmp_path, "augmented_prompts": False}
+    expected = segmenter(None, tokenizer, **options).texts.features
+    (path,) = tmp_path.iterdir()
+    path.write_bytes(b"not a safetensors file")
+    with pytest.warns(UserWarning, match="cache: cannot read .*, computing again"):
+        again = segmenter(None, tokenizer, **options)
+    assert torch.equal(again.texts.features, expected)
+    assert load_file(path)["features"].shape == (3, 32)
+
+
+def test_a_cache_that_cannot_be_written_is_said(tokenizer, tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.warns(UserWarning, match="cache: cannot write"):
+        segmenter(None, tokenizer, templates=TEMPLATES, cache_dir=tmp_path / "file", augmented_prompts=False)
+
+
+@pytest.mark.parametrize(
+    ("templates", "error"), [("a {}", TypeError), (["a {}"], TypeError), (3, TypeError), ([], ValueError)], ids=str
+)
+def test_bad_templates(templates, error, tokenizer):
+    with pytest.raises(error, match="templates: got"):
+        segmenter(None, tokenizer, templates=templates)
+
+
+# --- weights
+
+
+@pytest.fixture
+def config(tmp_path):
+    """A model configuration in open_clip's format."""
+    tower = {"width": 64, "layers": 1}
+    vision = {"image_size": 64, "patch_size": 16, "head_width": 32, **tower}
+    text = {"context_length": 77, "vocab_size": 49408, "heads": 2, **tower}
+    path = tmp_path / "cdam-test-model.json"
+    path.write_text(json.dumps({"embed_dim": 32, "vision_cfg": vision, "text_cfg": text}))
+    return path
+
+
+@pytest.fixture
+def state(config):
+    open_clip.add_model_config(config)
+    torch.manual_seed(3)
+    return open_clip.create_model(config.stem).state_dict()
+
+
+def loaded(model, weights):
+    options = {"text_features": torch.eye(32)[:1], "augmented_prompts": False, "background": None}
+    return CDAMSegmenter.from_pretrained(str(model), weights, ["cat"], **options, **SIZES)
+
+
+@pytest.mark.parametrize("kind", ["safetensors", "plain", "nested"])
+def test_weights_from_a_file(kind, config, state, tmp_path):
+    path = tmp_path / ("weights.safetensors" if kind == "safetensors" else "weights.pt")
+    if kind == "safetensors":
+        save_file(state, path)
+    else:
+        torch.save(state if kind == "plain" else {"state_dict": state, "epoch": 3}, path)
+    made = loaded(config, path)
+    assert torch.equal(made.tower.visual.proj, state["visual.proj"])
+    assert not made.tower.visual.training
+
+
+class Evil:
+    def __reduce__(self):
+        return (print, ("pickled code ran",))
+
+
+def test_pickled_code_is_refused_and_does_not_run(config, tmp_path, capsys):
+    for name, write in {"a.pt": torch.save, "b.pt": lambda value, path: path.write_bytes(pickle.dumps(value))}.items():
+        write({"weights": Evil()}, tmp_path / name)
+        with pytest.raises(ValueError, match=r"pretrained: .* is refused|pretrained: cannot read"):
+            loaded(config, tmp_path / name)
+    assert "ran" not in capsys.readouterr().out
+
+
+def test_files_that_are_no_weights(config, state, tmp_path):
+    def bad(name, content):
+        path = tmp_path / name
+        path.write_bytes(content)
+        return path
+
+    with pytest.raises(ValueError, match="pretrained: there is no file"):
+        loaded(config, tmp_path / "missing.safetensors")
+    with pytest.raises(ValueError, match="pretrained: cannot read"):
+        loaded(config, bad("noise.safetensors", b"noise"))
+    with pytest.raises(ValueError, match="pretrained: "):
+        loaded(config, bad("noise.pt", b"noise"))
+    torch.save([1, 2], tmp_path / "list.pt")
+    with pytest.raises(ValueError, match="holds no state dict"):
+        loaded(config, tmp_path / "list.pt")
+    save_file({name: value for name, value in state.items() if name != "visual.proj"}, tmp_path / "part.safetensors")
+    with pytest.raises(ValueError, match=r"does not fit the model: .*visual.proj"):
+        loaded(config, tmp_path / "part.safetensors")
+
+
+def test_names_that_are_not_there(tmp_path, config):
+    with pytest.raises(ValueError, match=r"model_name: got 'ViT-B-61', takes .*ViT-B-16"):
+        loaded("ViT-B-61", "laion2b_s34b_b88k")
+    with pytest.raises(ValueError, match=r"pretrained: got 'laion3b', takes a file of weights or .*laion2b_s34b_b88k"):
+        loaded("ViT-B-16", "laion3b")
+    with pytest.raises(ValueError, match="model_name: cannot read"):
+        loaded(tmp_path / "missing.json", "weights.safetensors")
+    (tmp_path / "other.json").write_text("{}")
+    with pytest.raises(ValueError, match="is no open_clip model configuration"):
+        loaded(tmp_path / "other.json", "weights.safetensors")
+    with pytest.raises(TypeError, match="model_name: got int"):
+        CDAMSegmenter.from_pretrained(3, "weights", ["cat"])
+
+
+def test_weights_that_cannot_be_downloaded(monkeypatch):
+    def no_network(*args, **options):
+        raise OSError("Name or service not known\nmore")
+
+    monkeypatch.setattr(open_clip, "create_model", no_network)
+    with pytest.raises(RuntimeError, match=r"cannot get 'laion2b_s34b_b88k' of ViT-B-16 \(Name or service not known\)"):
+        loaded("ViT-B-16", "laion2b_s34b_b88k")

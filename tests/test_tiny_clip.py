@@ -1,0 +1,100 @@
+"""The tiny CLIP that ships with the tests: real segmentations of scenes with known masks, without a download."""
+
+import json
+import warnings
+
+import numpy as np
+import open_clip
+import pytest
+import tiny_scenes
+import tiny_table
+import tiny_train
+import torch
+from conftest import DATA
+from torch.nn import functional
+from towers import plain_features
+
+from cdam_fast import entropy_threshold, reference
+from cdam_fast.models import BASES
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    return tiny_table.load()
+
+
+@pytest.fixture(scope="module")
+def scenes():
+    return tiny_scenes.make_scenes(8, tiny_table.SEED)
+
+
+def test_scenes_are_the_same_for_the_same_seed(scenes):
+    again = tiny_scenes.make_scenes(8, tiny_table.SEED)
+    for one, other in zip(scenes, again, strict=True):
+        assert np.array_equal(one.pixels, other.pixels)
+        assert one.things == other.things
+        present = {tiny_scenes.CLASSES[label] for label in np.unique(one.labels)}
+        assert present == {"background", *(thing.shape for thing in one.things)}
+
+
+def test_captions_are_true_of_their_scene(scenes):
+    rng = np.random.default_rng(0)
+    for scene in scenes:
+        text, said = scene.caption(rng, "a photo of a {}.".format)
+        assert tiny_train.phrases_true_of(scene, said)
+        assert all(shape in text for shape, _, _ in said)
+        assert not tiny_train.phrases_true_of(scene, [*said, ("spiral", None, None)])
+
+
+def test_the_shipped_file_is_small_and_has_its_log():
+    assert (DATA / "tiny_clip.safetensors").stat().st_size < 3e6
+    assert (DATA / "tiny_clip.log").read_text().startswith(f"seed {tiny_train.SEED}, ")
+
+
+@torch.no_grad()
+def plain_labels(model, texts, pixels, base, cdam):
+    """Labels [96, 96] of one scene in one window of twice its side, with the entropy threshold, in float64."""
+    size = (tiny_table.SIDE, tiny_table.SIDE)
+    image = torch.from_numpy(pixels).permute(2, 0, 1)[None].double() / 255
+    image = functional.interpolate(image.float(), size=size, mode="bicubic", antialias=True).clamp(0, 1).double()
+    mean = torch.tensor(open_clip.OPENAI_DATASET_MEAN).double().view(3, 1, 1)
+    deviation = torch.tensor(open_clip.OPENAI_DATASET_STD).double().view(3, 1, 1)
+    image = ((image - mean) / deviation)[0]
+    features = plain_features(model, image, base)
+    if cdam:
+        attention = reference.cdam_attention((features @ texts.T).T.reshape(-1, 16, 16))
+        features = plain_features(model, image, base, attention)
+    logits = (features @ texts[:9].T).T
+    threshold = entropy_threshold(logits)
+    upsampled = functional.interpolate(logits.reshape(1, 9, 16, 16), size=size, mode="bilinear")
+    upsampled = functional.interpolate(upsampled, size=pixels.shape[:2], mode="bilinear")[0]
+    most, labels = torch.softmax(50 * upsampled, 0).max(0)
+    return torch.where(most < threshold, 0, labels)
+
+
+@pytest.mark.parametrize("base", BASES)
+@pytest.mark.parametrize("cdam", [False, True], ids=["base", "cdam"])
+def test_labels_are_those_of_the_plain_computation(tiny, scenes, base, cdam):
+    model, tokenizer = tiny
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="threshold:")
+        made = tiny_table.segmenter(model, tokenizer, base, cdam=cdam)
+        results = made.segment([torch.from_numpy(scene.pixels).permute(2, 0, 1) for scene in scenes])
+    texts = tiny_table.segmenter(model, tokenizer, base).texts.features.double()
+    double = tiny_table.load()[0].double()
+    different = 0
+    for scene, result in zip(scenes, results, strict=True):
+        expected = plain_labels(double, texts, scene.pixels, base, cdam)
+        different += int((expected != result.labels).sum())
+    assert different <= 8 * 96 * 96 / 1000  # pixels on an edge between two classes
+
+
+def test_the_recorded_table():
+    """README's numbers, for two bases, of the same scenes."""
+    recorded = json.loads((DATA / "tiny_clip_miou.json").read_text())
+    assert (recorded["scenes"], recorded["seed"]) == (tiny_table.SCENES, tiny_table.SEED)
+    bases = ("maskclip", "gem")
+    columns = {name: tiny_table.COLUMNS[name] for name in ("base", "+ augmented prompts")}
+    for base, row in tiny_table.table(columns=columns, bases=bases).items():
+        for name, value in row.items():
+            assert value == pytest.approx(recorded["miou"][base][name], abs=0.2), (base, name)
