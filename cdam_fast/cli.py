@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from functools import partial
 from typing import NoReturn
 
 from cdam_fast import __version__
@@ -50,6 +51,11 @@ def _parser() -> argparse.ArgumentParser:
         default="largest",
         help="class lists for which torch.compile of the eager code is measured too (default: %(default)s)",
     )
+    bench.add_argument(
+        "--end-to-end",
+        action="store_true",
+        help="time the whole way from pixels to labels: every base method, and what each part of CDAM adds",
+    )
     bench.add_argument("--json", metavar="FILE", help="write everything measured as JSON")
     bench.add_argument("--plot", metavar="FILE.png", help="draw a chart")
     return parser
@@ -75,7 +81,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _bench(parsed: argparse.Namespace) -> int:
     from rich.console import Console
 
-    from cdam_fast.evaluation import bench, inputs, report
+    from cdam_fast.evaluation import bench, end_to_end, inputs, report
     from cdam_fast.evaluation.errors import UsageError
 
     for option in ("batch", "runs"):
@@ -94,25 +100,37 @@ def _bench(parsed: argparse.Namespace) -> int:
         runs=parsed.runs,
         compile=parsed.compile,
     )
-    measured = bench.Report(bench.describe_environment(options))
+    if parsed.end_to_end and parsed.plot is not None:
+        raise UsageError("--plot: draws no --end-to-end; takes the bench of the map alone")
+    environment = bench.describe_environment(options)
+    measured: bench.Report | end_to_end.EndToEndReport
+    if parsed.end_to_end:
+        measured = end_to_end.EndToEndReport(environment)
+        work = partial(end_to_end.run_end_to_end, options, measured)
+    else:
+        measured = bench.Report(environment)
+        work = partial(bench.run_bench, options, measured)
     progress = Console(stderr=True)
     try:
         if progress.is_terminal:
             with progress.status("starting") as status:
-                bench.run_bench(options, measured, status.update)
+                work(status.update)
         else:
-            bench.run_bench(options, measured, lambda step: print(step, file=sys.stderr))  # noqa: T201
+            work(lambda step: print(step, file=sys.stderr))  # noqa: T201
     except KeyboardInterrupt:
         measured.interrupted = True
     console = Console()
     if not console.is_terminal:
         console = Console(width=110)
-    console.print(report.table(measured))
+    if isinstance(measured, bench.Report):
+        console.print(report.table(measured))
+    else:
+        console.print(report.end_to_end_table(measured))
     for note in report.notes(measured):
         console.print(note, highlight=False, markup=False)
     if parsed.json is not None:
         report.write_json(measured, parsed.json)
-    if parsed.plot is not None:
+    if parsed.plot is not None and isinstance(measured, bench.Report):
         report.write_plot(measured, parsed.plot)
     if measured.interrupted:
         return 130

@@ -186,3 +186,35 @@ def test_peak_memory_counts_what_is_live_at_once():
     peak, _, result = measure.peak_memory(call, torch.device("cpu"))
     assert result.shape == (1000, 1000)
     assert peak == pytest.approx(8e6, rel=0.01)
+
+
+def test_end_to_end_prints_every_base_and_what_cdam_adds(tmp_path, photograph, capsys):
+    json_path = tmp_path / "end.json"
+    arguments = ["bench", "--end-to-end", "--grid", "6", "--classes", "VOC21", "--compile", "none", "--runs", "1"]
+    assert cli.main([*arguments, "--image", photograph, "--json", str(json_path)]) == 0
+    assert "over base" in capsys.readouterr().out
+    rows = json.loads(json_path.read_text())["rows"]
+    assert {row["base"] for row in rows} == {"maskclip", "sclip", "clearclip", "gem"}
+    alone = {row["base"]: row for row in rows if row["step"] == "base"}
+    for row in rows:
+        assert row["status"] == "ok"
+        if row["step"] != "base":
+            assert row["error"] <= 1e-5
+            assert row["over_base"] == pytest.approx(row["p50_ms"] / alone[row["base"]]["p50_ms"] - 1)
+    whole = next(row for row in rows if row["base"] == "gem" and row["step"] == "+ threshold")
+    assert whole["paper_ms"] == pytest.approx(52)  # Table 5
+    assert whole["paper_over_base"] == pytest.approx(1.0)
+
+
+def test_a_wrong_map_is_shown_and_not_timed_end_to_end(monkeypatch, photograph, capsys):
+    from cdam_fast.evaluation import end_to_end
+
+    monkeypatch.setattr(end_to_end, "cdam_attend", lambda similarity, values, **options: values * 2)
+    arguments = ["bench", "--end-to-end", "--grid", "6", "--classes", "20", "--compile", "none", "--runs", "1"]
+    assert cli.main([*arguments, "--image", photograph]) == 1
+    assert "not timed" in capsys.readouterr().out
+
+
+def test_end_to_end_draws_nothing(tmp_path, capsys):
+    assert cli.main(["bench", "--end-to-end", "--plot", str(tmp_path / "a.png")]) == 2
+    assert "--plot" in capsys.readouterr().err

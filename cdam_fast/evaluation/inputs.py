@@ -125,6 +125,32 @@ def load_model(pretrained: str | None, height: int, width: int, device: torch.de
             ) from None
 
 
+def photograph_pixels(
+    image: str | None, height: int, width: int, batch: int, device: torch.device
+) -> tuple[Tensor, str]:
+    """``[batch, 3, height, width]`` normalised, and a word on where it is from; further images are it, shifted."""
+    photograph, name = load_photograph(image, height, width)
+    mean, deviation = (torch.tensor(values).view(3, 1, 1) for values in _normalisation())
+    normalised = (photograph - mean) / deviation
+    return torch.stack([normalised.roll(i * width // batch, dims=-1) for i in range(batch)]).to(device), name
+
+
+def encoded_words(
+    model: Any, tokenizer: Any, class_lists: Sequence[ClassList], on_step: Callable[[str], None]
+) -> dict[str, Tensor]:
+    """Text features ``[D]`` of every word of the lists."""
+    words = list(dict.fromkeys(word for entry in class_lists for word in entry.words))
+    on_step(f"encoding {len(words)} prompts")
+    with _quiet():
+        text = text_features(
+            model,
+            tokenizer,
+            [TEMPLATE.format(word) for word in words],
+            on_progress=lambda done: on_step(f"encoding prompts {done}/{len(words)}"),
+        )
+    return dict(zip(words, text, strict=True))
+
+
 def build_inputs(
     class_lists: Sequence[ClassList],
     *,
@@ -137,31 +163,15 @@ def build_inputs(
 ) -> Inputs:
     """The dense MaskCLIP similarities of the photograph; further images of a batch are it, shifted sideways."""
     height, width = grid[0] * PATCH, grid[1] * PATCH
-    photograph, name = load_photograph(image, height, width)
+    pixels, name = photograph_pixels(image, height, width, batch, device)
     on_step(f"loading {MODEL}")
     model, tokenizer, weights = load_model(pretrained, height, width, device)
-    words = list(dict.fromkeys(word for entry in class_lists for word in entry.words))
-    on_step(f"encoding {len(words)} prompts")
-    with _quiet():
-        text = text_features(
-            model,
-            tokenizer,
-            [TEMPLATE.format(word) for word in words],
-            on_progress=lambda done: on_step(f"encoding prompts {done}/{len(words)}"),
-        )
+    encoded = encoded_words(model, tokenizer, class_lists, on_step)
     on_step("encoding the photograph")
-    mean, deviation = (torch.tensor(values).view(3, 1, 1) for values in _normalisation())
-    normalised = (photograph - mean) / deviation
-    features = torch.cat(
-        [
-            dense_features(model, normalised.roll(i * width // batch, dims=-1).unsqueeze(0).to(device))
-            for i in range(batch)
-        ]
-    )
-    index = {word: i for i, word in enumerate(words)}
+    features = torch.cat([dense_features(model, one) for one in torch.split(pixels, 1)])
     similarities = {}
     for entry in class_lists:
-        chosen = text[[index[word] for word in entry.words]]
+        chosen = torch.stack([encoded[word] for word in entry.words])
         similarities[entry.name] = (features @ chosen.T).mT.reshape(batch, -1, *grid).clone()
     return Inputs(similarities, name, weights)
 

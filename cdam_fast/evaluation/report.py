@@ -13,7 +13,9 @@ from rich import box
 from rich.table import Table
 
 from cdam_fast.evaluation.bench import Report
+from cdam_fast.evaluation.end_to_end import EndToEndReport
 from cdam_fast.evaluation.errors import UsageError
+from cdam_fast.evaluation.inputs import PATCH
 from cdam_fast.evaluation.measure import COMPILED, EAGER, Row
 
 
@@ -56,9 +58,55 @@ def table(report: Report) -> Table:
     return result
 
 
-def notes(report: Report) -> list[str]:
+def end_to_end_table(report: EndToEndReport) -> Table:
+    """Milliseconds per image of every base method and of each part of CDAM, with the paper's beside."""
+    environment = report.environment
+    height, width = (PATCH * side for side in environment["grid"])
+    result = Table(
+        title=f"From pixels to patch labels, {height}x{width}, batch {environment['batch']}, "
+        f"{environment['device_name']}, {environment['threads']} threads",
+        caption=f"{environment.get('photograph', 'no photograph')}; {environment['model']}, weights: "
+        f"{environment.get('weights', 'none')}.\nmilliseconds per image, median; over base: what CDAM adds "
+        "so far, as a share of the base's time.\npaper: Tables 5 and 6, on an A100. error: of the cosines, against a float64 map",
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+    )
+    for heading in ("classes", "base", "step", "map"):
+        result.add_column(heading, no_wrap=True)
+    for heading in ("ms", "over base", "paper ms", "over base", "error"):
+        result.add_column(heading, justify="right", no_wrap=True)
+    previous = None
+    for row in report.rows:
+        if previous not in (None, row.class_list):
+            result.add_section()
+        name = f"{row.class_list} C={row.classes}" if row.class_list != previous else ""
+        previous = row.class_list
+        result.add_row(
+            name,
+            row.base,
+            row.step,
+            row.map,
+            _milliseconds(row.p50_ms) if row.status == "ok" else row.status.upper(),
+            _percent(row.over_base),
+            "" if row.paper_ms is None else f"{row.paper_ms:.0f}",
+            _percent(row.paper_over_base),
+            "" if row.error is None else f"{row.error:.0e}",
+        )
+    return result
+
+
+def _percent(share: float | None) -> str:
+    return "" if share is None else f"{100 * share:+.1f} %" if abs(share) < 1 else f"{100 * share:+.0f} %"
+
+
+def notes(report: Report | EndToEndReport) -> list[str]:
     """A line for each row that has something to say: wrong, failed, does not fit."""
-    return [f"{row.class_list}, {row.backend}: {row.status}; {row.note}" for row in report.rows if row.note]
+    lines = []
+    for row in report.rows:
+        if row.note:
+            who = row.backend if isinstance(row, Row) else f"{row.base} {row.step} {row.map}"
+            lines.append(f"{row.class_list}, {who}: {row.status}; {row.note}")
+    return lines
 
 
 def _name(row: Row) -> str:
@@ -94,7 +142,7 @@ def check_writable(option: str, path: str) -> None:
         raise UsageError(f"{option}: cannot write {path}: {error.strerror or error}") from None
 
 
-def write_json(report: Report, path: str) -> None:
+def write_json(report: Report | EndToEndReport, path: str) -> None:
     """The report as JSON, in place of an older file only when it is whole."""
     _replace(path, json.dumps(report.as_json(), indent=1).encode() + b"\n", "--json")
 
