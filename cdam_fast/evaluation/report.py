@@ -94,9 +94,9 @@ def check_writable(option: str, path: str) -> None:
         raise UsageError(f"{option}: cannot write {path}: {error.strerror or error}") from None
 
 
-def write_json(report: Report, path: str) -> None:
-    """The report as JSON, in place of an older file only when it is whole."""
-    _replace(path, json.dumps(report.as_json(), indent=1).encode() + b"\n", "--json")
+def write_json(content: dict[str, Any], path: str) -> None:
+    """A report as JSON, in place of an older file only when it is whole."""
+    _replace(path, json.dumps(content, indent=1).encode() + b"\n", "--json")
 
 
 def write_plot(report: Report, path: str) -> None:
