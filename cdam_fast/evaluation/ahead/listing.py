@@ -137,7 +137,8 @@ def find_loops(listing: Listing) -> list[Loop]:
         nested = [other for other in bodies if other != header and other in body]
         own = body.difference(*(bodies[other] for other in nested))
         rows = [row for block in sorted(own) for row in listing.instructions[slice(*blocks[block])]]
-        statements[header] = _statement(rows, {statements[other] for other in nested})
+        # a loop that polls a barrier stems from the statement around it
+        statements[header] = _statement(rows, {statements[other] for other in nested if not loops[other].waiting})
         depth = sum(header in around for around in bodies.values())
         loops[header] = _loop(rows, statements[header], listing.vendor, depth)
     return [loops[header] for header in sorted(loops)]
