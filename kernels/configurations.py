@@ -78,7 +78,7 @@ def attention(target: str, patches: int) -> dict[str, Any]:
         "BLOCK_ROWS": rows,
         "BLOCK_COLUMNS": columns,
         # the first sizes that spill no register: 4 loads of a block are in flight
-        "BLOCK_SCALED": min(1024 if target == "sm_80" else 512, columns),
+        "BLOCK_SCALED": min(1024 if target == "sm_80" and columns > 1024 else 512, columns),
         "BLOCK_RESIZED": min(2048 if target == "sm_120" and columns > 4096 else 1024, columns),
         "num_warps": min(16, max(4, rows * columns // 512)),
     }
