@@ -3,6 +3,13 @@
 from setuptools import setup
 
 setup(
-    packages=["cdam_fast", "cdam_fast.evaluation", "cdam_fast.kernels", "cdam_fast.models", "cdam_fast.segmentation"],
+    packages=[
+        "cdam_fast",
+        "cdam_fast.evaluation",
+        "cdam_fast.evaluation.ahead",
+        "cdam_fast.kernels",
+        "cdam_fast.models",
+        "cdam_fast.segmentation",
+    ],
     package_dir={"cdam_fast": "cdam_fast", "cdam_fast.kernels": "kernels"},
 )

@@ -1,4 +1,4 @@
-"""The command line: ``cdam-fast segment``, ``map`` and ``bench``."""
+"""The command line: ``cdam-fast segment``, ``map``, ``bench`` and ``kernels``."""
 
 from __future__ import annotations
 
@@ -58,19 +58,35 @@ def _parser() -> argparse.ArgumentParser:
     )
     bench.add_argument("--json", metavar="FILE", help="write everything measured as JSON")
     bench.add_argument("--plot", metavar="FILE.png", help="draw a chart")
+    kernels = commands.add_parser(
+        "kernels",
+        help="compile the GPU kernels, without a GPU, and print what they cost",
+        description="Compile every shipped configuration of the Triton kernels for GPUs that need not be there, and "
+        "print registers, spills, shared memory, the loops' instructions, and floors: the least time that each stage "
+        "can take on a GPU, computed from those counts. The exit status is 1 where one fails to compile or spills.",
+    )
+    kernels.add_argument(
+        "--target",
+        default="sm_80,sm_86,sm_90,sm_100,sm_120,gfx942",
+        metavar="LIST",
+        help="what to compile for (default: %(default)s)",
+    )
+    kernels.add_argument("--json", metavar="FILE", help="write everything found as JSON")
     return parser
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line.
 
-    The exit status: 0; 1 where a backend was wrong or a photograph failed; 2 for bad input; 130 interrupted.
+    The exit status: 0; 1 where a backend was wrong, a photograph failed or a kernel is not fit to ship; 2 for bad
+    input; 130 interrupted.
     """
     parsed = _parser().parse_args(arguments)
     from cdam_fast.evaluation.errors import UsageError
 
     try:
-        return _bench(parsed) if parsed.command == "bench" else run(parsed)
+        own = {"bench": _bench, "kernels": _kernels}
+        return own.get(parsed.command, run)(parsed)
     except UsageError as error:
         print(f"cdam-fast {parsed.command}: error: {error}", file=sys.stderr)  # noqa: T201
         return 2
@@ -129,9 +145,33 @@ def _bench(parsed: argparse.Namespace) -> int:
     for note in report.notes(measured):
         console.print(note, highlight=False, markup=False)
     if parsed.json is not None:
-        report.write_json(measured, parsed.json)
+        report.write_json(measured.as_json(), parsed.json)
     if parsed.plot is not None and isinstance(measured, bench.Report):
         report.write_plot(measured, parsed.plot)
     if measured.interrupted:
         return 130
     return 1 if any(row.status == "wrong" for row in measured.rows) else 0
+
+
+def _kernels(parsed: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    from cdam_fast.evaluation.ahead import compiler, floors, report
+    from cdam_fast.evaluation.report import check_writable, write_json
+
+    targets = compiler.parse_targets(parsed.target)
+    if parsed.json is not None:
+        check_writable("--json", parsed.json)
+    results = compiler.compile_shipped(targets, lambda step: print(step, file=sys.stderr))  # noqa: T201
+    found = floors.all_floors(results)
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=150)
+    console.print(report.kernel_table(results))
+    if found:
+        console.print(report.floor_table(found))
+    for note in report.notes(results):
+        console.print(note, highlight=False, markup=False)
+    if parsed.json is not None:
+        write_json(report.as_json(results, found), parsed.json)
+    return 1 if any(map(report.failed, results)) else 0

@@ -155,7 +155,7 @@ def test_an_older_json_survives_a_failed_write(tmp_path, monkeypatch):
     measured = bench.Report({"date": "2026-01-01"})
     monkeypatch.setattr(Path, "replace", lambda *args: (_ for _ in ()).throw(OSError(28, "No space left on device")))
     with pytest.raises(report.UsageError, match="--json"):
-        report.write_json(measured, str(path))
+        report.write_json(measured.as_json(), str(path))
     assert path.read_text() == "old"
     assert [entry.name for entry in tmp_path.iterdir()] == ["bench.json"]
 

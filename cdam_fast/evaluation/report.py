@@ -67,7 +67,8 @@ def end_to_end_table(report: EndToEndReport) -> Table:
         f"{environment['device_name']}, {environment['threads']} threads",
         caption=f"{environment.get('photograph', 'no photograph')}; {environment['model']}, weights: "
         f"{environment.get('weights', 'none')}.\nmilliseconds per image, median; over base: what CDAM adds "
-        "so far, as a share of the base's time.\npaper: Tables 5 and 6, on an A100. error: of the cosines, against a float64 map",
+        "so far, as a share of the base's time.\npaper: Tables 5 and 6, on an A100. error: of the cosines, against "
+        "a float64 map",
         box=box.SIMPLE_HEAD,
         padding=(0, 1, 0, 0),
     )
@@ -142,9 +143,9 @@ def check_writable(option: str, path: str) -> None:
         raise UsageError(f"{option}: cannot write {path}: {error.strerror or error}") from None
 
 
-def write_json(report: Report | EndToEndReport, path: str) -> None:
-    """The report as JSON, in place of an older file only when it is whole."""
-    _replace(path, json.dumps(report.as_json(), indent=1).encode() + b"\n", "--json")
+def write_json(content: dict[str, Any], path: str) -> None:
+    """A report as JSON, in place of an older file only when it is whole."""
+    _replace(path, json.dumps(content, indent=1).encode() + b"\n", "--json")
 
 
 def write_plot(report: Report, path: str) -> None:

@@ -1,0 +1,308 @@
+"""`cdam-fast kernels`: what the compiler makes of every shipped configuration, and how its listings are read."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+pytest.importorskip("triton")
+
+from cdam_fast import cli
+from cdam_fast.evaluation.ahead import floors, gpus, report
+from cdam_fast.evaluation.ahead.compiler import TARGETS, Compiled
+from cdam_fast.evaluation.ahead.listing import Loop, find_loops, parse_gcn, parse_sass
+from cdam_fast.evaluation.ahead.opcodes import access_bytes, classify, operations, tensor_flop
+
+NVIDIA = [target for target in TARGETS if target.startswith("sm_")]
+INSTRUCTIONS_PER_PAIR_CLASS = 6
+SHARED_BYTES = dict.fromkeys(NVIDIA, 99 * 1024) | {"gfx942": 64 * 1024}
+
+
+def run_kernels(arguments, **variables):
+    """The command in a process of its own: this one may have imported the kernels interpreted."""
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"} | variables
+    command = [sys.executable, "-m", "cdam_fast", "kernels", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+
+
+@pytest.fixture(scope="session")
+def run(tmp_path_factory):
+    """All configurations for all targets, about 80 s on one core: printed, and as JSON."""
+    folder = tmp_path_factory.mktemp("ahead")
+    path = folder / "kernels.json"
+    done = run_kernels(["--json", str(path)], TRITON_CACHE_DIR=str(folder / "cache"))
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done, json.loads(path.read_text())
+
+
+@pytest.fixture(scope="session")
+def kernels(run):
+    """Compiled configurations of a target; skips where the installed Triton cannot compile for it."""
+
+    def of_target(target):
+        found = {kernel["name"]: kernel for kernel in run[1]["kernels"] if kernel["target"] == target}
+        if all(kernel["status"] == "not supported by this Triton" for kernel in found.values()):
+            pytest.skip(f"Triton {run[1]['triton']} does not know {target}")
+        return found
+
+    return of_target
+
+
+def loop_of(kernel, function, loop_range):
+    (loop,) = [found for found in kernel["loops"] if (found["function"], found["range"]) == (function, loop_range)]
+    return loop
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_everything_compiles_without_a_spill(kernels, target):
+    found = kernels(target)
+    assert {"distributions js", "divergence js", "divergence kl", "divergence wasserstein"} <= set(found)
+    for name, kernel in found.items():
+        assert kernel["status"] == "compiled", (name, kernel["message"])
+        spilled = kernel["stack_bytes"], kernel["spill_store_bytes"], kernel["spill_load_bytes"]
+        assert spilled == (0, 0, 0), name
+        assert kernel["spills"] is False
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_shared_memory_fits(kernels, target):
+    for name, kernel in kernels(target).items():
+        assert kernel["shared_bytes"] <= SHARED_BYTES[target], name
+
+
+@pytest.mark.parametrize(
+    ("metric", "function", "loop_range"),
+    [
+        ("js", "_js_by_logarithms", "range(0, classes, 2)"),
+        ("kl", "_kl", "range(0, classes)"),
+        ("wasserstein", "_wasserstein", "range(0, classes)"),
+    ],
+)
+@pytest.mark.parametrize("target", NVIDIA)
+def test_few_instructions_per_pair_class(kernels, target, metric, function, loop_range):
+    loop = loop_of(kernels(target)[f"divergence {metric}"], function, loop_range)
+    assert 1 < loop["instructions_per_pair_class"] <= INSTRUCTIONS_PER_PAIR_CLASS
+
+
+@pytest.mark.parametrize("target", NVIDIA)
+def test_one_logarithm_per_pair_class(kernels, target):
+    loop = loop_of(kernels(target)["divergence js"], "_js_by_logarithms", "range(0, classes, 2)")
+    pair_classes = loop["instructions"] / loop["instructions_per_pair_class"]
+    assert loop["counts"]["special"] == pytest.approx(pair_classes)
+
+
+@pytest.mark.parametrize("target", ["sm_80", "sm_90", "sm_100", "gfx942"])
+def test_features_run_on_tensor_cores(kernels, target):
+    kernel = kernels(target)["divergence js"]
+    classes = loop_of(kernel, "_js_by_features", "range(0, padded_classes, BLOCK_CLASSES)")
+    ranks = loop_of(kernel, "_js_by_features", "range(2, rank)")
+    assert classes["counts"]["tensor"] > 0
+    assert ranks["counts"]["tensor"] > 0
+    assert (classes["depth"], ranks["depth"]) == (1, 2)
+
+
+def test_floors_name_every_gpu_shape_and_path(run):
+    known = {kernel["target"] for kernel in run[1]["kernels"] if kernel["status"] == "compiled"}
+    expected = {gpu.name for gpu in gpus.GPUS if gpu.target in known}
+    found = run[1]["floors"]
+    assert {floor["gpu"] for floor in found} == expected
+    assert len(found) == len(expected) * (3 * len(floors.SHAPES) + 2)
+    for floor in found:
+        stages = [floor[stage] for stage in ("distributions", "divergence", "attention")]
+        assert all(stage["seconds"] > 0 for stage in stages)
+        assert floor["seconds"] == pytest.approx(sum(stage["seconds"] for stage in stages))
+
+
+def test_floor_of_the_logarithms_is_their_number(run):
+    """28x28, 161 classes: tiles of 64x64 over 7 scales, half of them by symmetry, 16 logarithms a clock."""
+    (floor,) = [
+        floor
+        for floor in run[1]["floors"]
+        if (floor["gpu"], floor["classes"], floor["path"]) == ("H200", 161, "js by logarithms")
+    ]
+    tiles = sum(count * (count + 1) // 2 for count in (1, 2, 4, 5, 7, 9, 13))
+    assert floor["divergence"]["limit"] == "special"
+    assert floor["divergence"]["seconds"] == pytest.approx(tiles * 64**2 * 162 / (16 * 132 * 1.98e9))
+
+
+def test_printed_times_are_floors(run):
+    printed = run[0].stdout
+    assert "divergence js" in printed
+    assert "H200" in printed
+    assert "nothing here was measured" in " ".join(printed.split())
+    assert "…" not in printed
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["--target", "sm_90,sm_9"], "--target: got 'sm_9', takes sm_80, sm_86, sm_90, sm_100, sm_120, gfx942"),
+        (["--target", ""], "--target: got ''"),
+        (["--json", "missing_folder/out.json"], "--json: cannot write missing_folder"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_2(arguments, named, capsys):
+    assert cli.main(["kernels", *arguments]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith(f"cdam-fast kernels: error: {named}")
+    assert captured.err.count("\n") == 1
+
+
+def test_an_interpreting_process_is_refused():
+    done = run_kernels(["--target", "sm_90"], TRITON_INTERPRET="1")
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert "TRITON_INTERPRET" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_what_is_not_fit_to_ship():
+    fine = Compiled("kernel", "sm_86", "compiled", registers=80, shared_bytes=1024)
+    spilled = Compiled("kernel", "sm_86", "compiled", registers=255, stack_bytes=8)
+    large = Compiled("kernel", "sm_86", "compiled", shared_bytes=100 * 1024)
+    broken = Compiled("kernel", "sm_86", "failed", "no such operator")
+    unknown = Compiled("kernel", "sm_120", "not supported by this Triton", "ptxas")
+    assert [report.failed(result) for result in (fine, spilled, large, broken, unknown)] == [
+        False,
+        True,
+        True,
+        True,
+        False,
+    ]
+    assert not report.notes([fine])
+    assert "SPILLS 8 B" in report.notes([spilled])[0]
+    assert "the limit is 101376" in report.notes([large])[0]
+    assert floors.all_floors([unknown]) == []
+
+
+def test_loop_ranges_are_counted():
+    loop = Loop("kernel", "tl.range(0, classes, STEP)", 1, 1, False, 10, 10, {}, 0.0)
+    assert len(floors.loop_range(loop, {"classes": 161, "STEP": 2})) == 81
+    with pytest.raises(NameError):
+        floors.loop_range(loop, {"classes": 161})
+
+
+SASS = """
+.text.k:
+\t//## File "/nowhere.py", line 5
+        /*0000*/                   MOV R1, c[0x0][0x28] ;
+        /*0010*/              @!P0 BRA `(.L_x_2) ;
+.L_x_0:
+        /*0020*/                   MOV R2, RZ ;
+.L_x_1:
+        /*0030*/                   LDG.E.128 R4, desc[UR4][R2.64] ;
+        /*0040*/              @P1  FFMA R5, R4, R4, R5 ;
+        /*0050*/                   FFMA2 R6, R4, R4, R5 ;
+        /*0060*/                   BRA.U !UP0, `(.L_x_1) ;
+        /*0070*/               @P0 BRA `(.L_x_0) ;
+.L_x_2:
+        /*0080*/                   EXIT ;
+.L_x_3:
+        /*0090*/                   BRA `(.L_x_3);
+.L_x_4:
+"""
+
+FAR_JUMPS = """
+.L_x_0:
+        /*0000*/                   MOV R2, RZ ;
+.L_x_1:
+        /*0010*/                   MUFU.LG2 R4, R2 ;
+        /*0020*/                   CALL.REL.NOINC `($kernel$__internal_0_$__divide) ;
+        /*0030*/              @!P1 CALL.REL.NOINC `(.L_x_2) ;
+        /*0040*/                   BRA `(.L_x_1) ;
+.L_x_2:
+        /*0050*/               @P0 CALL.REL.NOINC `(.L_x_3) ;
+        /*0060*/                   BRA `(.L_x_0) ;
+.L_x_3:
+        /*0070*/                   EXIT ;
+"""
+
+GCN = """
+k:
+\ts_load_dwordx2 s[2:3], s[0:1], 0x0
+.LBB0_1:                                ; loop
+\tglobal_load_dwordx4 v[0:3], v4, s[2:3]
+\tv_pk_fma_f32 v[0:1], v[2:3], v[2:3], v[0:1]
+\tv_log_f32_e32 v1, v1
+\ts_cbranch_scc1 .LBB0_1
+\ts_endpgm
+.Lfunc_end0:
+"""
+
+
+def test_nested_loops_of_a_listing():
+    outer, inner = find_loops(parse_sass(SASS))
+    assert (outer.depth, outer.instructions) == (1, 2)
+    assert (inner.depth, inner.instructions) == (2, 4)
+    assert inner.counts == {"fp32": 3, "global_load": 1, "control": 1}
+
+
+def test_calls_of_labels_are_jumps_and_others_return():
+    outer, inner = find_loops(parse_sass(FAR_JUMPS))
+    assert (outer.depth, outer.instructions) == (1, 3)
+    assert (inner.depth, inner.instructions) == (2, 4)
+
+
+def test_loop_of_an_amd_listing():
+    (loop,) = find_loops(parse_gcn(GCN))
+    assert loop.counts == {"special": 1, "fp32": 2, "global_load": 1, "control": 1}
+    assert (loop.instructions, loop.issued) == (4, 2)
+    assert find_loops(parse_gcn("")) == []
+
+
+def test_a_loop_is_named_after_its_statement(tmp_path):
+    source = tmp_path / "kernel.py"
+    source.write_text(
+        "def horner(x):\n"
+        "    for k in tl.static_range(3):\n"
+        "        x = x * x\n"
+        "def kernel(n, rank):\n"
+        "    for i in range(0, n, 2):\n"
+        "        y = i\n"
+        "        for r in range(2, rank):\n"
+        "            y = horner(r)\n"
+    )
+    inlined = f'\t//## File "{source}", line 3 inlined at "{source}", line 8\n\t//## File "{source}", line 8'
+    text = SASS.replace('\t//## File "/nowhere.py", line 5', f'\t//## File "{source}", line 6')
+    text = text.replace(".L_x_1:\n", f".L_x_1:\n{inlined}\n")
+    outer, inner = find_loops(parse_sass(text))
+    # the end of the outer loop follows the inner one's places
+    assert (outer.function, outer.range, outer.line) == ("kernel", "range(0, n, 2)", 5)
+    assert (inner.function, inner.range, inner.line) == ("kernel", "range(2, rank)", 7)
+
+
+@pytest.mark.parametrize(
+    ("opcode", "vendor", "name"),
+    [
+        ("MUFU.EX2", "nvidia", "special"),
+        ("IMAD.MOV.U32", "nvidia", "move"),
+        ("IMAD.WIDE", "nvidia", "integer_multiply"),
+        ("UIADD3", "nvidia", "uniform"),
+        ("FSETP.GT.AND", "nvidia", "alu"),
+        ("LDSM.16.M88.4", "nvidia", "shared_load"),
+        ("UTCHMMA", "nvidia", "tensor"),
+        ("STL.64", "nvidia", "local_store"),
+        ("v_mfma_f32_32x32x2_f32", "amd", "tensor"),
+        ("v_exp_f32_e32", "amd", "special"),
+        ("ds_bpermute_b32", "amd", "shuffle"),
+        ("scratch_store_dwordx2", "amd", "local_store"),
+    ],
+)
+def test_classes(opcode, vendor, name):
+    assert classify(opcode, vendor) == name
+
+
+def test_sizes():
+    assert access_bytes("STL.128") == 16
+    assert access_bytes("LDL") == 4
+    assert access_bytes("LDL.U16") == 2
+    assert access_bytes("scratch_store_dwordx2") == 8
+    assert operations("FFMA2") == operations("v_pk_fma_f32") == 2 * operations("FFMA")
+    assert tensor_flop("HMMA.1688.F32.TF32") == 2 * 16 * 8 * 8
+    assert tensor_flop("HMMA.16816.F32.BF16") == 2 * 16 * 8 * 16 / 2
+    assert tensor_flop("HGMMA.64x64x8.F32.TF32") == 2 * 64 * 64 * 8 / 4
+    assert tensor_flop("v_mfma_f32_32x32x2_f32") == 2 * 32 * 32 * 2
+    assert tensor_flop("v_mfma_f32_4x4x1_16b_f32") == 2 * 4 * 4 * 1 * 16
