@@ -161,8 +161,8 @@ def _position(ratio, root_base, inverse_width, FAST: tl.constexpr):
 def _product(rows, columns, cross, FINE: tl.constexpr):
     """``rows^T columns + cross``, to float32 accuracy.
 
-    Split: each factor as a TF32 number and the rest, and three products. Triton's own "tf32x3" does it inside its loop over
-    slices, with a fifth more instructions, and on mma.sync makes the warps repeat each other's work.
+    Split: each factor as a TF32 number and the rest, and three products. Triton's own "tf32x3" splits again
+    for every slice of the product: a third more instructions, and on mma.sync the warps repeat each other's work.
     """
     if FINE == "split":
         # TF32 has 10 bits after the point: 13 less than float32
