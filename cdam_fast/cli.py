@@ -72,6 +72,17 @@ def _parser() -> argparse.ArgumentParser:
         help="what to compile for (default: %(default)s)",
     )
     kernels.add_argument("--json", metavar="FILE", help="write everything found as JSON")
+    tune = commands.add_parser(
+        "tune",
+        help="check and time other configurations of the kernels on this machine's GPU",
+        description="Check, then time other configurations of the kernels than the shipped ones. Nothing is kept, and "
+        "nothing is ever tuned without this command.",
+    )
+    tune.add_argument("--device", default="cuda", help="a GPU (default: %(default)s)")
+    tune.add_argument("--grid", default="28", metavar="N|HxW", help="patch grid (default: %(default)s)")
+    tune.add_argument("--classes", type=int, default=161, metavar="C", help="prompts in all (default: %(default)s)")
+    tune.add_argument("--batch", type=int, default=1, metavar="B", help="images in one call (default: %(default)s)")
+    tune.add_argument("--json", metavar="FILE", help="write every trial as JSON")
     return parser
 
 
@@ -85,7 +96,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from cdam_fast.evaluation.errors import UsageError
 
     try:
-        own = {"bench": _bench, "kernels": _kernels}
+        own = {"bench": _bench, "kernels": _kernels, "tune": _tune}
         return own.get(parsed.command, run)(parsed)
     except UsageError as error:
         print(f"cdam-fast {parsed.command}: error: {error}", file=sys.stderr)  # noqa: T201
@@ -151,6 +162,33 @@ def _bench(parsed: argparse.Namespace) -> int:
     if measured.interrupted:
         return 130
     return 1 if any(row.status == "wrong" for row in measured.rows) else 0
+
+
+def _tune(parsed: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    from cdam_fast.evaluation import bench, inputs, report, tune
+    from cdam_fast.evaluation.errors import UsageError
+    from cdam_fast.testing import clip_like
+
+    for option in ("batch", "classes"):
+        if getattr(parsed, option) < 1:
+            raise UsageError(f"--{option}: got {getattr(parsed, option)}, takes a whole number from 1")
+    if parsed.json is not None:
+        report.check_writable("--json", parsed.json)
+    device, grid = bench.parse_device(parsed.device), inputs.parse_grid(parsed.grid)
+    if device.type != "cuda":
+        raise UsageError(f"--device: got {parsed.device!r}, takes a GPU: there is nothing to time elsewhere")
+    options = bench.BenchOptions(class_lists=[], device=device, grid=grid, batch=parsed.batch)
+    measured = tune.TuneReport(bench.describe_environment(options) | {"classes": parsed.classes})
+    similarity = clip_like(parsed.classes, *grid, batch=(parsed.batch,)).to(device)
+    try:
+        tune.run_tune(similarity, measured, lambda step: print(step, file=sys.stderr))  # noqa: T201
+    finally:  # an interrupt keeps the trials that are done
+        Console().print(tune.table(measured))
+        if parsed.json is not None:
+            report.write_json(measured.as_json(), parsed.json)
+    return 0
 
 
 def _kernels(parsed: argparse.Namespace) -> int:
