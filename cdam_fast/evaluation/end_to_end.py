@@ -153,7 +153,8 @@ def _measure(
         for turn in range(ROUNDS):
             on_step(f"{entry.name}: round {turn + 1} of {ROUNDS}")
             for row, call in rows:
-                seconds_of(call, options.device)  # warm-up
+                if not row.seconds:
+                    seconds_of(call, options.device)  # warm-up
                 for _ in range(-(-options.runs // ROUNDS)):
                     row.seconds.append(seconds_of(call, options.device)[0])
                     if sum(row.seconds) > SECONDS_PER_BACKEND * (turn + 1) / ROUNDS:
