@@ -65,10 +65,11 @@ def plain_labels(model, texts, pixels, base, cdam):
         attention = reference.cdam_attention((features @ texts.T).T.reshape(-1, 16, 16))
         features = plain_features(model, image, base, attention)
     logits = (features @ texts[:9].T).T
-    threshold = entropy_threshold(logits)
+    scale = 0.5 * float(model.logit_scale.exp())
+    threshold = entropy_threshold(logits, logit_scale=scale)
     upsampled = functional.interpolate(logits.reshape(1, 9, 16, 16), size=size, mode="bilinear")
     upsampled = functional.interpolate(upsampled, size=pixels.shape[:2], mode="bilinear")[0]
-    most, labels = torch.softmax(50 * upsampled, 0).max(0)
+    most, labels = torch.softmax(scale * upsampled, 0).max(0)
     return torch.where(most < threshold, 0, labels)
 
 
