@@ -139,6 +139,27 @@ def test_bad_models(make, error, named):
         Tower(make())
 
 
+def image_towers():
+    """open_clip's own model configurations, less timm's, which are other towers."""
+    configs = ((name, open_clip.get_model_config(name)) for name in open_clip.list_models())
+    return {name: config for name, config in configs if "timm_model_name" not in config["vision_cfg"]}
+
+
+@pytest.mark.parametrize("name", image_towers())
+def test_every_tower_of_open_clip_is_taken_or_refused_by_name(name):
+    config = image_towers()[name]
+    text = {"context_length": 8, "vocab_size": 16, "heads": 1, "width": 16, "layers": 1}
+    with torch.device("meta"):
+        model = open_clip.CLIP(config["embed_dim"], config["vision_cfg"], text, config.get("quick_gelu", False))
+    refused = "RN50" in name or "RN101" in name or name in ("coca_ViT-B-32", "coca_ViT-L-14")
+    if refused:
+        with pytest.raises(ValueError, match="model: got"):
+            Tower(model)
+    else:
+        assert Tower(model).embedding_size == config["embed_dim"]
+        assert 448 % Tower(model).patch[0] == 0 or name == "coca_base"
+
+
 def test_another_attention_is_refused():
     model = small_model()
     model.visual.transformer.resblocks[0].attn = nn.Linear(2, 2)

@@ -53,22 +53,20 @@ def test_the_shipped_file_is_small_and_has_its_log():
 
 @torch.no_grad()
 def plain_labels(model, texts, pixels, base, cdam):
-    """Labels [96, 96] of one scene in one window of twice its side, with the entropy threshold, in float64."""
-    size = (tiny_table.SIDE, tiny_table.SIDE)
-    image = torch.from_numpy(pixels).permute(2, 0, 1)[None].double() / 255
-    image = functional.interpolate(image.float(), size=size, mode="bicubic", antialias=True).clamp(0, 1).double()
+    """Labels [96, 96] of one scene in one window, with the entropy threshold, in float64."""
+    image = torch.from_numpy(pixels).permute(2, 0, 1).double() / 255
     mean = torch.tensor(open_clip.OPENAI_DATASET_MEAN).double().view(3, 1, 1)
     deviation = torch.tensor(open_clip.OPENAI_DATASET_STD).double().view(3, 1, 1)
-    image = ((image - mean) / deviation)[0]
+    image = (image - mean) / deviation
     features = plain_features(model, image, base)
     if cdam:
-        attention = reference.cdam_attention((features @ texts.T).T.reshape(-1, 16, 16))
+        attention = reference.cdam_attention((features @ texts.T).T.reshape(-1, 8, 8))
         features = plain_features(model, image, base, attention)
     logits = (features @ texts[:9].T).T
-    threshold = entropy_threshold(logits)
-    upsampled = functional.interpolate(logits.reshape(1, 9, 16, 16), size=size, mode="bilinear")
-    upsampled = functional.interpolate(upsampled, size=pixels.shape[:2], mode="bilinear")[0]
-    most, labels = torch.softmax(50 * upsampled, 0).max(0)
+    scale = 0.5 * float(model.logit_scale.detach().exp())
+    threshold = entropy_threshold(logits, logit_scale=scale)
+    upsampled = functional.interpolate(logits.reshape(1, 9, 8, 8), size=(96, 96), mode="bilinear")
+    most, labels = torch.softmax(scale * upsampled[0], 0).max(0)
     return torch.where(most < threshold, 0, labels)
 
 
