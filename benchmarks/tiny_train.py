@@ -2,8 +2,7 @@
 
 Writes the weights (float16 safetensors) and the log beside the model configuration of that name. Contrastive, as CLIP:
 each image against each caption of the batch, where a caption that happens to be true of another image is no negative.
-The image's feature is the mean of its patches' (``pool_type: avg``): read from the CLS token, as CLIP's, patches of so
-short a training say nothing of their class.
+The image's feature is the mean of its patches' (``pool_type: avg``), so that the loss reaches every patch directly.
 """
 
 from __future__ import annotations
