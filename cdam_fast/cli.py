@@ -148,7 +148,7 @@ def _bench(parsed: argparse.Namespace) -> int:
         measured.interrupted = True
     console = Console()
     if not console.is_terminal:
-        console = Console(width=110)
+        console = Console(width=120)
     if isinstance(measured, bench.Report):
         console.print(report.table(measured))
     else:
