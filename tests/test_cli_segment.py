@@ -7,6 +7,7 @@ import numpy as np
 import open_clip
 import pytest
 import torch
+from conftest import DATA
 from PIL import Image
 from safetensors.torch import save_file
 
@@ -276,3 +277,12 @@ def test_equal_names_in_equal_folders():
     names = photos.output_names([Path("/a/x/p.jpg"), Path("/b/x/p.jpg"), Path("/b/q.jpg")])
     assert len(set(names)) == 3
     assert names[2] == "q"
+
+
+def test_sides_are_options(capsys):
+    """A model whose patch does not divide 448: the tiny one, 12 pixels."""
+    tiny = ["--model", str(DATA / "tiny_clip.json"), "--pretrained", str(DATA / "tiny_clip.safetensors")]
+    sides = ["--short-side", "96", "--window", "96", "--stride", "48"]
+    for command in (["segment", "no.png"], ["map", "no.png", "--point", "1,1"]):
+        parsed = cli._parser().parse_args([*command, "--classes", "a,b", *tiny, *sides])
+        assert (parsed.short_side, parsed.window, parsed.stride) == (96, 96, 48)

@@ -68,6 +68,10 @@ def add_commands(commands: Any) -> None:
     _add_common(show)
 
 
+_SIDES = {"short_side": 448, "window": 448, "stride": 224}
+"""Side of the resized photograph, of the windows over it, and the step from window to window."""
+
+
 def _add_common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--model", default="ViT-B-16", metavar="NAME|FILE.json", help="model of open_clip (default: %(default)s)"
@@ -81,6 +85,10 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--base", default="maskclip", metavar="NAME", help="maskclip, sclip, clearclip or gem (default: %(default)s)"
     )
+    for name, default in _SIDES.items():
+        parser.add_argument(
+            f"--{name.replace('_', '-')}", type=int, default=default, metavar="PIXELS", help="default: %(default)s"
+        )
     parser.add_argument("--no-augmented", action="store_true", help="leave out the 80 augmented text prompts")
     parser.add_argument(
         "--out", default="cdam-fast-out", metavar="DIR", help="folder to write to (default: %(default)s)"
@@ -112,6 +120,7 @@ def _segment(parsed: argparse.Namespace) -> int:
     segmenter = _segmenter(parsed, classes, options)
     settings = {"classes": classes, "model": parsed.model, "weights": _weights(parsed.pretrained), "base": parsed.base}
     settings |= {name: value for name, value in options.items() if name != "batch_size"}
+    settings |= {name: getattr(parsed, name) for name in _SIDES}
     settings |= {"augmented_prompts": not parsed.no_augmented, "dtype": parsed.dtype}
     with _progress(len(photos)) as on_photo, _named_errors():
         outcome = run_segment(segmenter, photos, out, settings, as_json=parsed.json, on_photo=on_photo)
@@ -156,6 +165,7 @@ def _segmenter(parsed: argparse.Namespace, classes: Any, options: dict[str, Any]
             classes,
             base=parsed.base,
             augmented_prompts=not parsed.no_augmented,
+            **{name: getattr(parsed, name) for name in _SIDES},
             device=device,
             dtype=_DTYPES[parsed.dtype],
             **options,
@@ -179,7 +189,12 @@ def _weights(pretrained: str) -> list[Any]:
     return [path.name, path.stat().st_size, path.stat().st_mtime_ns]
 
 
-_OPTIONS = {"class_names": "--classes", "model_name": "--model", "batch_size": "--batch-size"}
+_OPTIONS = {
+    "class_names": "--classes",
+    "model_name": "--model",
+    "batch_size": "--batch-size",
+    "short_side": "--short-side",
+}
 
 
 @contextlib.contextmanager
