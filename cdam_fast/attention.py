@@ -84,7 +84,8 @@ def cdam_attention(
 
     Raises:
         TypeError: an argument of the wrong kind or dtype. ValueError: of the wrong shape or range, a scale that
-            leaves no patch included. RuntimeError: a backend that is not there. Each names the argument.
+            leaves no patch included. RuntimeError: a backend that cannot serve the call. Each names the argument.
+            torch.OutOfMemoryError: Triton maps that cannot be allocated, with what they need.
     """
     similarity = check_similarity(similarity)
     options = check_options(similarity, scales, temperature, attention_temperature, metric, order, minmax)

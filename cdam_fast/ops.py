@@ -5,11 +5,11 @@ Triton and `cdam_fast.kernels` are imported by the first call, not by this modul
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import re
 from collections.abc import Sequence
 from functools import cache
-from importlib import metadata
 from typing import Any
 
 import torch
@@ -46,8 +46,8 @@ def refusal(tensor: Tensor, patches: int = 0) -> str | None:
 def _refusal_of_device(device: torch.device) -> str | None:
     if importlib.util.find_spec("triton") is None:
         return "Triton is not installed; takes triton 3.2 or newer"
-    version = metadata.version("triton") if _has_metadata() else "0"
-    if _numbers(version) < OLDEST_TRITON:
+    version = _triton_version()
+    if tuple(int(number) for number in re.findall(r"\d+", version)[:2]) < OLDEST_TRITON:
         return f"got Triton {version}, takes 3.2 or newer"
     if device.type == "cpu":
         return None if _interpreted() else "got CPU tensors, takes GPU tensors (or TRITON_INTERPRET=1, for tests)"
@@ -60,12 +60,9 @@ def _refusal_of_device(device: torch.device) -> str | None:
     return None
 
 
-def _has_metadata() -> bool:
-    return any(True for _ in metadata.distributions(name="triton"))
-
-
-def _numbers(version: str) -> tuple[int, ...]:
-    return tuple(int(number) for number in re.findall(r"\d+", version)[:2])
+def _triton_version() -> str:
+    """Of the module: its distribution has other names on ROCm, on XPU and in nightly builds."""
+    return str(importlib.import_module("triton").__version__)
 
 
 def _interpreted() -> bool:

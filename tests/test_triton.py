@@ -346,8 +346,8 @@ def test_old_gpu_is_refused(monkeypatch):
 
 
 def test_old_triton_is_refused(monkeypatch):
-    monkeypatch.setattr(ops.metadata, "version", lambda name: "3.1.0")
-    assert refusal_of("cuda") == "got Triton 3.1.0, takes 3.2 or newer"
+    monkeypatch.setattr(ops, "_triton_version", lambda: "3.1.0+git")
+    assert refusal_of("cuda") == "got Triton 3.1.0+git, takes 3.2 or newer"
 
 
 def test_missing_triton_is_refused(monkeypatch):
