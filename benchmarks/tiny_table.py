@@ -51,7 +51,7 @@ def mean_iou(made, scenes):
     """Over the nine classes, ground included, of all pixels of all scenes; per cent."""
     metric = MulticlassJaccardIndex(len(CLASSES))
     images = (torch.from_numpy(scene.pixels).permute(2, 0, 1) for scene in scenes)
-    for scene, result in zip(scenes, made.iterate(images), strict=True):
+    for scene, result in zip(scenes, made.iterate(images)):
         metric.update(result.labels, torch.from_numpy(scene.labels).long())
     return 100 * float(metric.compute())
 

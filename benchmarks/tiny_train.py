@@ -72,7 +72,7 @@ def accuracy(model, scenes, tokenizer):
     texts = model.encode_text(tokenizer([f"a photo of a {shape}." for shape in SHAPES]), normalize=True)
     images = model.encode_image(as_pixels(single), normalize=True)
     found = (images @ texts.T).argmax(-1)
-    return float(np.mean([SHAPES[i] == scene.things[0].shape for i, scene in zip(found.tolist(), single, strict=True)]))
+    return float(np.mean([SHAPES[i] == scene.things[0].shape for i, scene in zip(found.tolist(), single)]))
 
 
 def main():

@@ -7,7 +7,6 @@ allows and tiles of the definition elsewhere; Kullback-Leibler is a float64 matr
 
 from __future__ import annotations
 
-from itertools import pairwise
 from typing import Any
 
 import torch
@@ -111,7 +110,7 @@ def _js_by_embedding(p: Tensor, q: Tensor | None, out: Tensor) -> bool:
     chosen = embedding.table(half_width)
     for _, position in sides:
         position /= half_width
-    mass, tail, spread = (max(column) for column in zip(*(_moments(*side) for side in sides), strict=True))
+    mass, tail, spread = (max(column) for column in zip(*(_moments(*side) for side in sides)))
 
     # JS(row, mean row) is about spread/2; a row's largest divergence is seldom below its mean divergence, twice that
     expected_range = spread * half_width**2
@@ -158,7 +157,7 @@ def _half_squared_distance(rows: Tensor, columns: Tensor, out: Tensor) -> None:
     product = out if out.dtype == rows.dtype else rows.new_empty(count, count)
     strips = max(1, count // _STRIP) if rows.device.type == "cpu" else 1
     edges = [count * k // strips for k in range(strips + 1)]
-    for start, stop in pairwise(edges):
+    for start, stop in zip(edges, edges[1:]):
         torch.mm(rows[:, start:stop].mT, rows[:, start:], out=product[start:stop, start:])
         product[stop:, start:stop] = product[start:stop, stop:].mT
     half_norm = product.diagonal() / 2

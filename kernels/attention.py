@@ -45,9 +45,9 @@ def normalise(
         return exponential * (1 / total)
     elif MINMAX_BEFORE:
         least = exp2((low - high) * (rate * LOG2E), FAST)
-        return (exponential - least) * (1 / ((1 - least) + EPSILON * total))
+        return (exponential - least) * (1 / ((1 - least) + total * EPSILON))
     else:  # rows as flat as they come, where e^-a - e^-b would cancel
-        gain = 1 / (_one_minus_exp((low - high) * rate) + EPSILON * total)
+        gain = 1 / (_one_minus_exp((low - high) * rate) + total * EPSILON)
         return exponential * _one_minus_exp((divergence - high) * rate) * gain
 
 

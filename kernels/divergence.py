@@ -61,7 +61,7 @@ def _js_by_logarithms(
             y = tl.load(column_ptr + c * rows_total)
             m = x[:, None, :, None] + y[None, :, None, :]  # of the pair's mean, its ratio to the base
             cross += tl.load(base_ptr + c) * (m * log2(m, FAST))
-    return LN2 * ((row_entropy[:, None] + column_entropy[None, :]) / 2 - _as_tile(cross, BLOCK))
+    return ((row_entropy[:, None] + column_entropy[None, :]) / 2 - _as_tile(cross, BLOCK)) * LN2
 
 
 @triton.jit
@@ -98,7 +98,7 @@ def _js_by_definition(
         series = v * (v * series + 1 / 2)
         high = 1 + tl.abs(u)
         low = 2 * tl.minimum(x, y) * inverse
-        by_logarithms = (0.5 * LN2) * (high * log2(high, FAST) + low * log2(low, FAST))
+        by_logarithms = (high * log2(high, FAST) + low * log2(low, FAST)) * (0.5 * LN2)
         total += (tl.load(base_ptr + c) * m) * tl.where(v < 0.25, series, by_logarithms)
     return _as_tile(total, BLOCK)
 
@@ -131,9 +131,9 @@ def _cheapest_features(features_ptr, statistics_ptr, blocks, contrast):
     inverse = 1 / width
     power = inverse * inverse * inverse
     bound = 2 * (floor * mass + growth * (tail * power * power)[:, None])
-    bound += ROUNDING * _largest(statistics_ptr, blocks, 3)
+    bound += _largest(statistics_ptr, blocks, 3) * ROUNDING
     served = (width >= _largest(statistics_ptr, blocks, 0))[:, None]
-    served = served & (bound <= TRUNCATION * (contrast + NEGLIGIBLE_RANGE))
+    served = served & (bound <= (contrast + NEGLIGIBLE_RANGE) * TRUNCATION)
     none = (RANKS + 1) * WIDTHS
     choice = tl.where(served, (rank[None, :] + 1) * WIDTHS + entry[:, None], none)
     choice = tl.min(tl.min(choice, axis=1), axis=0)

@@ -125,7 +125,7 @@ def _on_device(
     mirrored: bool,
     device: torch.device,
 ) -> Plan:
-    low, step, weight = zip(*taps, strict=True)
+    low, step, weight = zip(*taps)
     with torch.inference_mode(False):
         return Plan(
             torch.tensor(entries, dtype=torch.int64, device=device),

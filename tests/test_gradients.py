@@ -49,7 +49,7 @@ def test_attend_by_finite_differences(metric, order):
 def test_divergence_by_finite_differences(metric, wanted):
     """Through the softmax, which keeps the last class's CDF at 1, where Wasserstein's gradient has a kink."""
     logits = torch.randn(5, 4).double(), torch.randn(3, 4).double()
-    p, q = (logit.requires_grad_(name in wanted) for name, logit in zip("pq", logits, strict=True))
+    p, q = (logit.requires_grad_(name in wanted) for name, logit in zip("pq", logits))
     p.requires_grad_(wanted != "q")
 
     def divergence(p, q=None):
@@ -104,7 +104,7 @@ def test_attend_is_as_the_reference(order):
 
     expected = both(reference.cdam_attend, torch.float64)
     for dtype, bound in ((torch.float64, 1e-11), (torch.float32, MAP_BUDGET)):
-        for result, exact in zip(both(cdam_fast.cdam_attend, dtype), expected, strict=True):
+        for result, exact in zip(both(cdam_fast.cdam_attend, dtype), expected):
             assert relative_error(result, exact) <= bound
 
 
@@ -121,7 +121,7 @@ def test_divergence_is_as_the_reference(metric, rectangular, spread):
 
     expected = all_of(reference.pairwise_divergence, torch.float64)
     for dtype, bound in ((torch.float64, 1e-12), (torch.float32, 1e-5)):
-        for result, exact in zip(all_of(cdam_fast.pairwise_divergence, dtype), expected, strict=True):
+        for result, exact in zip(all_of(cdam_fast.pairwise_divergence, dtype), expected):
             assert relative_error(result, exact) <= bound
 
 
@@ -134,7 +134,7 @@ def test_zero_probabilities_get_the_reference_gradient(metric):
     for divergence in (reference.pairwise_divergence, cdam_fast.pairwise_divergence):
         inputs = leaf(p), leaf(q)
         results.append(torch.autograd.grad(divergence(*inputs, metric=metric), inputs, weights))
-    for expected, result in zip(*results, strict=True):
+    for expected, result in zip(*results):
         torch.testing.assert_close(result, expected, rtol=0, atol=1e-14)
 
 

@@ -27,7 +27,7 @@ def test_table_is_what_the_script_writes():
     assert np.allclose(written["WIDTHS"], features.WIDTHS)
     assert np.allclose(written["BOUNDS"], features.BOUNDS, rtol=0.02)
     z = np.linspace(-1, 1, 31)
-    for ours, theirs in zip(features.COEFFICIENTS, written["COEFFICIENTS"], strict=True):
+    for ours, theirs in zip(features.COEFFICIENTS, written["COEFFICIENTS"]):
         kept, new = polynomial.polyval(z, np.transpose(ours)), polynomial.polyval(z, np.transpose(theirs))
         assert np.allclose(np.einsum("ri,rj->ij", kept, kept), np.einsum("ri,rj->ij", new, new), atol=1e-9)
 

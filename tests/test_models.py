@@ -64,7 +64,7 @@ def test_second_pass_is_the_map_in_the_place_of_the_attention(base):
     with torch.no_grad():
         last = chosen.prepare(tower, pixels)
         features = chosen.finish(tower, last, attention @ last.patch_values)
-    expected = [plain_features(model, *both) for both in zip(pixels, [base] * 2, attention, strict=True)]
+    expected = [plain_features(model, *both) for both in zip(pixels, [base] * 2, attention)]
     torch.testing.assert_close(features, torch.stack(expected), rtol=1e-9, atol=1e-10)
 
 

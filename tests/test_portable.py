@@ -247,7 +247,7 @@ def test_released_code_on_a_14x14_grid(golden_single, backend):
         single = portable(logits, scales=(1.0,))
         assert largest_error(single, golden_single["map_single"].double()) <= budget
         assert golden_single["sizes"].tolist() == list(SCALES[:-1])
-        for scale, expected in zip(SCALES, golden_single["scales_rows"], strict=False):
+        for scale, expected in zip(SCALES, golden_single["scales_rows"]):
             assert largest_error(portable(logits, scales=(scale,))[rows], expected.double()) <= budget
 
 

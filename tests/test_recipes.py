@@ -54,7 +54,7 @@ class Segmentor:
         x = visual.conv1(img).flatten(2).permute(0, 2, 1)
         positions = visual.positional_embedding
         patches = positions[1:].reshape(1, *visual.grid_size, -1).permute(0, 3, 1, 2)
-        scale = [(side // 16 + 0.1) / trained for side, trained in zip(img.shape[-2:], visual.grid_size, strict=True)]
+        scale = [(side // 16 + 0.1) / trained for side, trained in zip(img.shape[-2:], visual.grid_size)]
         patches = functional.interpolate(patches, scale_factor=scale, mode="bicubic").flatten(2).permute(0, 2, 1)
         x = torch.cat((visual.class_embedding.expand(1, 1, -1), x), 1) + torch.cat((positions[None, :1], patches), 1)
         x = visual.ln_pre(x)

@@ -168,7 +168,7 @@ def test_released_code_on_a_14x14_grid(golden_single):
     logits, rows = golden_single["logits"], golden_single["scales_rows_idx"]
     assert largest_error(oracle(logits), golden_single["map"].double()) <= MAP_BUDGET
     assert largest_error(oracle(logits, scales=(1.0,)), golden_single["map_single"].double()) <= MAP_BUDGET
-    for scale, expected in zip(golden_single["sizes"].tolist(), golden_single["scales_rows"], strict=True):
+    for scale, expected in zip(golden_single["sizes"].tolist(), golden_single["scales_rows"]):
         assert largest_error(oracle(logits, scales=(scale,))[rows], expected.double()) <= MAP_BUDGET
 
 

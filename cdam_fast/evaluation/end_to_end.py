@@ -45,7 +45,7 @@ def paper_seconds(class_list: str) -> dict[tuple[str, str], float]:
     """The paper's seconds per image by base and step; empty for a list that it does not have."""
     if class_list not in _TABLE_6:
         return {}
-    seconds = {("maskclip", step): value for step, value in zip(STEPS, _TABLE_6[class_list], strict=True)}
+    seconds = {("maskclip", step): value for step, value in zip(STEPS, _TABLE_6[class_list])}
     for base, (alone, whole) in _TABLE_5[class_list].items():
         seconds |= {(base, STEPS[0]): alone, (base, STEPS[-1]): whole}
     return seconds

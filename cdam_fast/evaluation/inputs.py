@@ -148,7 +148,7 @@ def encoded_words(
             [TEMPLATE.format(word) for word in words],
             on_progress=lambda done: on_step(f"encoding prompts {done}/{len(words)}"),
         )
-    return dict(zip(words, text, strict=True))
+    return dict(zip(words, text))
 
 
 def build_inputs(

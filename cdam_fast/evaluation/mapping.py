@@ -46,7 +46,7 @@ def check_points(points: Sequence[Point], photo: Tensor) -> None:
 def prepare(segmenter: CDAMSegmenter, photo: Tensor) -> Tensor:
     """``[3, H, W]`` uint8 -> ``[1, 3, H', W']`` normalised, whole patches, the short side as the segmenter's."""
     resized = resize_to(photo.to(segmenter.tower.device), segmenter.options.short_side)
-    sides = zip(resized.shape[-2:], segmenter.tower.patch, strict=True)
+    sides = zip(resized.shape[-2:], segmenter.tower.patch)
     size = [max(1, round(side / patch)) * patch for side, patch in sides]
     exact = functional.interpolate(resized.unsqueeze(0), size=size, mode="bicubic", antialias=True).clamp(0, 1)
     return segmenter.normalise(exact)
@@ -81,13 +81,11 @@ def _draw(
 
     picture = photo.permute(1, 2, 0).cpu().numpy()
     extent = (0, picture.shape[1], picture.shape[0], 0)
-    panels = [
-        (patch, title, maps.get(title)) for patch, maps in zip(patches, rows, strict=True) for title in _titles(maps)
-    ]
+    panels = [(patch, title, maps.get(title)) for patch, maps in zip(patches, rows) for title in _titles(maps)]
     lines = len(panels) // _COLUMNS
     height = _PANEL * picture.shape[0] / picture.shape[1] + 0.35
     figure = Figure(figsize=(_PANEL * _COLUMNS, height * lines + 0.5), layout="constrained")
-    for panel, (patch, title, values) in zip(figure.subplots(lines, _COLUMNS, squeeze=False).flat, panels, strict=True):
+    for panel, (patch, title, values) in zip(figure.subplots(lines, _COLUMNS, squeeze=False).flat, panels):
         panel.set_axis_off()
         if title:
             panel.set_title(title, fontsize=11)

@@ -112,7 +112,7 @@ def _legend(width: int, colours: Sequence[Colour], entries: Sequence[Entry]) -> 
     rows = math.ceil(len(entries) / columns)
     picture = Image.new("RGB", (max(width, cell + 2 * margin), rows * line + 2 * margin), _PAPER)
     draw = ImageDraw.Draw(picture)
-    for i, (entry, (name, share)) in enumerate(zip(entries, texts, strict=True)):
+    for i, (entry, (name, share)) in enumerate(zip(entries, texts)):
         left, top = margin + i // rows * cell, margin + i % rows * line
         draw.rectangle((left, top, left + letter, top + letter), colours[entry.label], _INK)
         middle = top + letter / 2

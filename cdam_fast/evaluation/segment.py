@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Union
 
 import torch
 from torch import Tensor
@@ -18,7 +18,7 @@ from cdam_fast.evaluation.pictures import MOST_CLASSES, Colour, Entry, label_pic
 from cdam_fast.prompts import CLASS_LISTS
 from cdam_fast.segmentation import CDAMSegmenter, Segmentation
 
-ClassNames = list[str | list[str]]
+ClassNames = list[Union[str, list[str]]]
 
 
 @dataclass
@@ -70,7 +70,7 @@ def run_segment(
     waiting: deque[tuple[_Job, Tensor]] = deque()
 
     def read() -> Iterator[Tensor]:
-        for photo, name in zip(photos, output_names(photos), strict=True):
+        for photo, name in zip(photos, output_names(photos)):
             try:
                 stat = photo.stat()
                 made_from = {"photo": photo.name, "bytes": stat.st_size, "modified": stat.st_mtime_ns}
@@ -114,7 +114,7 @@ def describe(
     return [
         {
             "class": name,
-            "words": [word for word, of in zip(words, classes, strict=True) if of == i],
+            "words": [word for word, of in zip(words, classes) if of == i],
             "label": i,
             "colour": list(colours[i]),
             "pixels": int(pixels[i]),

@@ -11,7 +11,7 @@ def by_scale_factor(positions: Tensor, grid: tuple[int, int]) -> Tensor:
 
     ``[1, width, g_h, g_w] -> [1, width, h, w]``. The 0.1 keeps the size from rounding down, and moves every sample.
     """
-    scales = [(n + 0.1) / trained for n, trained in zip(grid, positions.shape[-2:], strict=True)]
+    scales = [(n + 0.1) / trained for n, trained in zip(grid, positions.shape[-2:])]
     return functional.interpolate(positions, scale_factor=scales, mode="bicubic")
 
 

@@ -49,7 +49,7 @@ class TextCache:
         try:
             with safe_open(self.path, framework="pt") as file:
                 words = json.loads(file.metadata()["words"])
-                return dict(zip(words, file.get_tensor("features"), strict=True))
+                return dict(zip(words, file.get_tensor("features")))
         except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
             warnings.warn(f"cache: cannot read {self.path}, computing again: {error}", stacklevel=2)
             return {}
@@ -78,6 +78,6 @@ def cached_features(cache: TextCache, words: Sequence[str], compute: Callable[[l
     known = cache.read()
     missing = [word for word in words if word not in known]
     if missing:
-        known |= dict(zip(missing, compute(missing).cpu(), strict=True))
+        known |= dict(zip(missing, compute(missing).cpu()))
         cache.write(known)
     return torch.stack([known[word] for word in words])

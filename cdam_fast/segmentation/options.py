@@ -62,7 +62,7 @@ def check_options(
         raise ValueError(f"threshold_over: got {threshold_over!r}, takes one of {takes}")
     sides = {"short_side": short_side, "window": window, "stride": stride, "batch_size": batch_size}
     checked = {name: _whole(name, value) for name, value in sides.items()}
-    for side, patch in zip(["height", "width"], tower.patch, strict=True):
+    for side, patch in zip(["height", "width"], tower.patch):
         if checked["window"] % patch:
             raise ValueError(f"window: got {checked['window']} pixels, takes a multiple of the patch's {side}, {patch}")
     if checked["window"] > checked["short_side"]:

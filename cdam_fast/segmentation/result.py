@@ -37,7 +37,7 @@ class Segmentation:
         """
         height, width = self.labels.shape
         result = self.word_logits.new_empty(len(self.class_names), height, width)
-        for row, words in zip(result, torch.split(self.word_logits, list(self.synonyms)), strict=True):
+        for row, words in zip(result, torch.split(self.word_logits, list(self.synonyms))):
             torch.amax(upsample(words, (height, width)), 0, out=row)
         return result
 

@@ -228,7 +228,7 @@ class CDAMSegmenter:
         while batch := list(islice(windows, self.options.batch_size)):
             with torch.no_grad():
                 logits = self._guarded([canvas.crop(place) for canvas, place in batch])
-                done = [canvas for (canvas, _), one in zip(batch, logits, strict=True) if canvas.add(one)]
+                done = [canvas for (canvas, _), one in zip(batch, logits) if canvas.add(one)]
                 results = [self._finish(canvas) for canvas in done]
             yield from results
 

@@ -63,7 +63,7 @@ class Canvas:
     def spread(self, values: Tensor) -> Tensor:
         """``[windows] -> [H, W]``: the sum over the windows that cover a pixel of each window's value."""
         total = values.new_zeros(self.pixels.shape[-2:])
-        for (top, left), value in zip(self.places, values, strict=True):
+        for (top, left), value in zip(self.places, values):
             total[top : top + self.window, left : left + self.window] += value
         return total
 

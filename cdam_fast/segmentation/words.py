@@ -60,5 +60,5 @@ def check_class_names(class_names: object) -> Words:
                 raise ValueError(f"class_names[{i}]: got {word!r} a second time, takes each word once")
             words.append(word)
             classes.append(i)
-    background = next((of for word, of in zip(words, classes, strict=True) if word.casefold() == BACKGROUND), None)
+    background = next((of for word, of in zip(words, classes) if word.casefold() == BACKGROUND), None)
     return Words(tuple(first_words), tuple(words), tuple(classes), background)

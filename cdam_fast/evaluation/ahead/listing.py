@@ -209,7 +209,7 @@ def _blocks(listing: Listing) -> tuple[list[tuple[int, int]], dict[int, list[int
     starts = {0, *listing.labels.values()}
     starts.update(i + 1 for i, row in enumerate(rows) if row.target or _leaves(row))
     cuts = sorted(start for start in starts if start < len(rows))
-    blocks = list(zip(cuts, [*cuts[1:], len(rows)], strict=True))
+    blocks = list(zip(cuts, [*cuts[1:], len(rows)]))
     index = {first: number for number, (first, _) in enumerate(blocks)}
     edges: dict[int, list[int]] = {}
     for number, (_, end) in enumerate(blocks):

@@ -116,7 +116,7 @@ def as_json(results: Iterable[Compiled], floors: Iterable[StageFloors]) -> dict[
         ],
         "floors": [
             {"gpu": row.gpu, "target": row.target, "path": row.path, "seconds": row.seconds}
-            | dict(zip(("classes", "height", "width"), row.shape, strict=True))
+            | dict(zip(("classes", "height", "width"), row.shape))
             | {stage: getattr(row, stage)._asdict() for stage in ("distributions", "divergence", "attention")}
             for row in floors
         ],
