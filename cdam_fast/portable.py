@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from cdam_fast import compat
 from cdam_fast.arguments import MapOptions
 from cdam_fast.constants import EPSILON, scaled_grid
 from cdam_fast.divergence import pairwise_divergence
@@ -77,7 +78,7 @@ def normalise(divergence: Tensor, attention_temperature: float, minmax: tuple[bo
 def _add_attention(total: Tensor, divergence: Tensor, options: MapOptions) -> None:
     """Add one scale's share of the mean attention map to total, a block of rows at a time."""
     rows, share = total.shape[-2], 1 / len(options.scales)
-    step = rows if torch.compiler.is_compiling() else max(1, _BLOCK // max(1, total.shape[0] * total.shape[-1]))
+    step = rows if compat.is_compiling() else max(1, _BLOCK // max(1, total.shape[0] * total.shape[-1]))
     for start in range(0, rows, step):
         block = divergence if step >= rows else divergence[:, start : start + step]
         shifted, gain = normalise(block, options.attention_temperature, options.minmax)
@@ -119,7 +120,7 @@ def cdam_attention(
     """
     batch = similarity.shape[:-3]
     images = similarity.reshape(batch.numel(), *similarity.shape[-3:])
-    if similarity.device.type != "cpu" or torch.compiler.is_compiling() or images.shape[0] < 2:
+    if similarity.device.type != "cpu" or compat.is_compiling() or images.shape[0] < 2:
         maps = _attention_of_images(images, options, divergence)
     else:  # one image's maps fit a CPU's cache, a batch's do not
         maps = torch.cat([_attention_of_images(image, options, divergence) for image in torch.split(images, 1)])

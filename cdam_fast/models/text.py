@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from cdam_fast.arguments import working_dtype
+from cdam_fast.compat import functional_call
 
 _PROMPTS_AT_ONCE = 64
 
@@ -72,7 +73,7 @@ def _shortened(model: nn.Module, length: int) -> Callable[[Tensor], Tensor]:
     }
 
     def encode(tokens: Tensor) -> Tensor:
-        output = torch.func.functional_call(model, state, kwargs={"text": tokens[:, :length]})
+        output = functional_call(model, state, text=tokens[:, :length])
         features: Tensor = output["text_features"] if isinstance(output, dict) else output[1]
         return features
 
