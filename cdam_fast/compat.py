@@ -53,8 +53,14 @@ def is_compiling() -> bool:
     if HAS_OPERATORS:
         return bool(torch.compiler.is_compiling())
     if _is_tracing():
-        raise RuntimeError(f"torch.compile and torch.export of cdam_fast: got torch {version()}, takes 2.4 or newer")
+        require_operators("torch.compile and torch.export")
     return False
+
+
+def require_operators(tracer: str) -> None:
+    """Raise RuntimeError where torch has none of the operators that a tracer or a transform must see."""
+    if not HAS_OPERATORS:
+        raise RuntimeError(f"{tracer} of cdam_fast: got torch {version()}, takes 2.4 or newer")
 
 
 def compiled(function: Callable[..., Any], **options: Any) -> Callable[..., Any]:

@@ -106,6 +106,18 @@ def test_tracing_names_the_torch_that_it_takes(oldest, monkeypatch):
         cdam_fast.cdam_attention(clip_like(3, 4, 4))
 
 
+def test_jit_names_the_torch_that_it_takes(oldest):
+    with pytest.raises(RuntimeError, match=r"^torch\.jit\.trace of cdam_fast: got torch .*, takes 2\.4 or newer$"):
+        torch.jit.trace(cdam_fast.cdam_attention, clip_like(3, 4, 4))
+
+
+def test_transforms_name_the_torch_that_they_take(oldest):
+    if not hasattr(torch, "func"):
+        pytest.skip("torch.func: torch 2.0")
+    with pytest.raises(RuntimeError, match=r"^torch\.func of cdam_fast: got torch .*, takes 2\.4 or newer$"):
+        torch.func.vmap(cdam_fast.cdam_attention)(clip_like(3, 4, 4, batch=(2,)))
+
+
 def test_a_compiler_that_is_not_there_says_so_when_called(monkeypatch):
     def refuse(function):
         raise RuntimeError("Dynamo is not supported on this Python")

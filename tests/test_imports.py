@@ -19,7 +19,7 @@ HEAVY = ("triton", "open_clip", "skimage", "matplotlib", "rich")
 # from the bottom up; an import goes to a lower layer, within a package also sideways
 LAYERS = (
     {"compat", "constants", "prompts"},
-    {"arguments"},
+    {"arguments", "tracing"},
     {"embedding", "kernels"},
     {"divergence"},
     {"reference", "portable"},
