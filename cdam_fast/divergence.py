@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from cdam_fast import embedding
+from cdam_fast.tracing import as_batch, is_traced
 
 TRUNCATION = 3e-6
 """Most that the features may leave out, as a share of the smallest of the rows' largest divergences. The rounding of
@@ -27,15 +28,13 @@ _STRIP = 192  # columns of a strip of the symmetric product: 2.8 ms instead of 3
 
 def pairwise_divergence(p: Tensor, q: Tensor | None = None, *, metric: str = "js") -> Tensor:
     """``p [..., N, C]``, ``q [..., M, C]`` of one working dtype -> ``[..., N, M]``; differentiable once."""
-    batch = p.shape[:-2]
-    flat_p = p.reshape(batch.numel(), *p.shape[-2:])
-    flat_q = None if q is None else q.reshape(batch.numel(), *q.shape[-2:])
+    flat_p, flat_q = as_batch(p, 2), None if q is None else as_batch(q, 2)
     differentiated = torch.is_grad_enabled() and (p.requires_grad or (q is not None and q.requires_grad))
-    if differentiated or torch.compiler.is_compiling() or type(p) is not Tensor:
+    if differentiated or is_traced(p, q):
         result: Tensor = torch.ops.cdam_fast.divergence(flat_p, flat_q, metric)
     else:  # without the operator's 0.1 ms
         result = _compute(flat_p, flat_q, metric)
-    return result.reshape(*batch, *result.shape[1:])
+    return result.reshape(*p.shape[:-2], *result.shape[1:])
 
 
 def _compute(p: Tensor, q: Tensor | None, metric: str) -> Tensor:

@@ -23,7 +23,7 @@ from cdam_fast.arguments import (
     working_dtype,
     working_similarity,
 )
-from cdam_fast.constants import ATTENTION_TEMPERATURE, EPSILON, SCALES, TEMPERATURE, scaled_grid
+from cdam_fast.constants import ATTENTION_TEMPERATURE, EPSILON, FLATNESS, SCALES, TEMPERATURE, scaled_grid
 
 
 def _resize_grid(grid: Tensor, height: int, width: int) -> Tensor:
@@ -91,6 +91,12 @@ def resize(pairs: Tensor, grid: tuple[int, int], height: int, width: int) -> Ten
     return _resize_grid(columns.mT.reshape(*columns.mT.shape[:-1], *grid), height, width).flatten(-2).mT
 
 
+def _is_flat(low: Tensor, high: Tensor) -> Tensor:
+    """Whether rounding is all that a row of the divergence from low to high holds."""
+    resolution = torch.finfo(low.dtype).eps * (FLATNESS[0] + FLATNESS[1] * high)
+    return (high - low <= resolution) & high.isfinite()
+
+
 def _row_minmax(attention: Tensor) -> Tensor:
     low = attention.amin(-1, keepdim=True)
     high = attention.amax(-1, keepdim=True)
@@ -100,9 +106,12 @@ def _row_minmax(attention: Tensor) -> Tensor:
 def normalise(divergence: Tensor, attention_temperature: float, minmax: tuple[bool, bool]) -> Tensor:
     """``1 - D``, row min-max, row softmax (Eq. 2), row min-max; each min-max can be switched off.
 
+    A flat row is constant: 0 after a min-max, ``1/N`` after the softmax.
+
     Neither a min-max nor a softmax sees the 1, and adding it would round away the digits of a small float32 D.
     """
-    attention = -divergence
+    low, high = divergence.amin(-1, keepdim=True), divergence.amax(-1, keepdim=True)
+    attention = -torch.where(_is_flat(low, high), low, divergence)
     if minmax[0]:
         attention = _row_minmax(attention)
     attention = torch.softmax(attention / attention_temperature, dim=-1)
@@ -112,9 +121,13 @@ def normalise(divergence: Tensor, attention_temperature: float, minmax: tuple[bo
 def multi_scale_map(similarity: Tensor, options: MapOptions, divergence: Callable[..., Tensor]) -> Tensor:
     """The mean of the scales' attention maps (Eq. 3), ``[..., C, h, w] -> [..., N, N]``, in the similarity's dtype.
 
+    KL and Wasserstein are of first order in the rounding of a probability, JS of second: they are taken in float64.
+
     ``divergence`` is `pairwise_divergence` or the same in blocks of rows, for what would not fit otherwise.
     """
     height, width = similarity.shape[-2:]
+    if options.metric != "js":
+        similarity = similarity.double()
     maps = []
     for scale in options.scales:
         grid = scaled_grid(height, width, scale)

@@ -18,7 +18,7 @@ HEAVY = ("triton", "open_clip", "skimage", "matplotlib", "rich")
 
 # from the bottom up; an import goes to a lower layer, within a package also sideways
 LAYERS = (
-    {"constants", "prompts"},
+    {"constants", "prompts", "tracing"},
     {"arguments"},
     {"embedding", "kernels"},
     {"divergence"},
