@@ -5,7 +5,7 @@ that the map is written into and that the second pass attends with.
 """
 
 import torch
-from openai_clip import templates, tokenize
+from released_clip import templates, tokenize
 from torch import nn
 
 

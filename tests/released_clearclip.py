@@ -5,7 +5,7 @@ goes through the last block a second time unchanged. The text is this project's 
 """
 
 import torch
-from openai_clip import split, tokenize
+from released_clip import split, tokenize
 from released_sclip import CLIPForSegmentation, get_cls_idx, word_features
 from torch import nn
 

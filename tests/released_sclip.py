@@ -7,7 +7,7 @@ share; the text is this project's own.
 from types import SimpleNamespace
 
 import torch
-from openai_clip import templates, tokenize
+from released_clip import templates, tokenize
 from torch import nn
 
 

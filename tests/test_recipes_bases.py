@@ -3,10 +3,9 @@
 import pytest
 import torch
 from documentation import execute, recipe
-from openai_clip import CLIP, VisionTransformer, templates, tokenize
 from released_clearclip import ClearCLIPSegmentation, ForkedCLIP
+from released_clip import CLIP, VisionTransformer, templates, tokenize
 from released_sclip import CLIPForSegmentation, data_sample, word_features
-from torch import nn
 from torch.nn import functional
 
 from cdam_fast import AUGMENTED_TEXT_PROMPTS, CDAMSegmenter, reference
@@ -96,13 +95,14 @@ def test_sclip(monkeypatch, batch, size):
 def test_heads_in_another_order_are_caught(monkeypatch):
     net = CLIP(VisionTransformer()).double()
     kind, weights = taught("SCLIP's code", CLIPForSegmentation, monkeypatch)
-    watched = kind.forward_feature.__globals__["with_cls_token"]
+    names = kind.forward_feature.__wrapped__.__globals__
+    watched = names["with_cls_token"]
 
     def heads_apart(attention, heads):
         watched(attention, heads=heads)
         return functional.pad(attention, (1, 0, 1, 0)).repeat(heads, 1, 1)
 
-    monkeypatch.setitem(kind.forward_feature.__globals__, "with_cls_token", heads_apart)
+    names["with_cls_token"] = heads_apart
     original, made = CLIPForSegmentation(net, LINES), kind(net, LINES)
     img = images(3).double()
     with pytest.raises(AssertionError, match="Tensor-likes are not close"):

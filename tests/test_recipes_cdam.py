@@ -7,8 +7,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 from documentation import execute, recipe
-from openai_clip import CLIP, KeepingVisionTransformer
 from released_cdam import CLIPForSegmentation
+from released_clip import CLIP, KeepingVisionTransformer
 from torch import nn
 
 import cdam_fast
