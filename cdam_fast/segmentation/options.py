@@ -150,7 +150,7 @@ def check_channels(name: str, value: object) -> list[float]:
     """Three finite numbers, of a standard deviation positive ones."""
     takes = f"takes three {'positive' if name == 'image_std' else 'finite'} numbers, of red, green and blue in [0, 1]"
     value = value.tolist() if isinstance(value, Tensor) else plain(value)
-    numbers = [plain(number) for number in value] if isinstance(value, (list, tuple)) else [value]
+    numbers = [plain(number) for number in value] if isinstance(value, (list, tuple)) else [None]
     if any(isinstance(number, bool) or not isinstance(number, (int, float)) for number in numbers):
         raise TypeError(f"{name}: got {value!r}, {takes}")
     channels = [float(number) for number in numbers if isinstance(number, (int, float))]
