@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from numbers import Integral
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -36,6 +38,17 @@ def working_similarity(similarity: Tensor) -> Tensor:
     return torch.where(work.isfinite(), work, torch.nan)
 
 
+def plain(value: object) -> object:
+    """A NumPy scalar or array as Python's own value or list; anything else as it is.
+
+    Tensors are not: a knob that could require gradients would lose them silently.
+    """
+    if isinstance(value, (np.generic, np.ndarray)):
+        unpacked: object = value.tolist()
+        return unpacked
+    return value
+
+
 def _names(dtypes: Sequence[torch.dtype]) -> str:
     return ", ".join(str(dtype).removeprefix("torch.") for dtype in dtypes)
 
@@ -58,6 +71,7 @@ def _check_choice(name: str, value: object, choices: Sequence[str]) -> str:
 
 def check_positive(name: str, value: object) -> float:
     """A positive finite number."""
+    value = plain(value)
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise TypeError(f"{name}: got {type(value).__name__}, takes a positive number")
     if not 0 < value < math.inf:
@@ -96,6 +110,7 @@ def check_options(
     minmax: object,
 ) -> MapOptions:
     """The knobs of the attention map, checked against the similarity's patch grid."""
+    scales, minmax = plain(scales), plain(minmax)
     if isinstance(scales, str) or not isinstance(scales, Sequence):
         raise TypeError(f"scales: got {type(scales).__name__}, takes a sequence of positive numbers")
     if len(scales) == 0:
@@ -108,7 +123,8 @@ def check_options(
                 f"scales[{i}]: got {scale}, which leaves no patch of the {height}x{width} grid; "
                 f"takes at least {1 / min(height, width):.4g} here"
             )
-    if not isinstance(minmax, Sequence) or len(minmax) != 2 or not all(isinstance(flag, bool) for flag in minmax):
+    flags = [plain(flag) for flag in minmax] if isinstance(minmax, Sequence) else []
+    if len(flags) != 2 or not (isinstance(flags[0], bool) and isinstance(flags[1], bool)):
         raise TypeError(f"minmax: got {minmax!r}, takes two booleans (before the softmax, after the softmax)")
     return MapOptions(
         checked_scales,
@@ -116,7 +132,7 @@ def check_options(
         check_positive("attention_temperature", attention_temperature),
         check_metric(metric),
         _check_choice("order", order, ORDERS),
-        (minmax[0], minmax[1]),
+        (flags[0], flags[1]),
     )
 
 
@@ -184,3 +200,14 @@ def check_attention(attention: object) -> Tensor:
     if checked.shape[-1] != checked.shape[-2]:
         raise ValueError(f"attention: got shape {tuple(checked.shape)}, takes {shape}")
     return checked
+
+
+def check_heads(heads: object) -> int | None:
+    """None, or an integer of at least 1."""
+    if heads is None:
+        return None
+    if isinstance(heads, bool) or not isinstance(heads, Integral):
+        raise TypeError(f"heads: got {heads!r} ({type(heads).__name__}), takes None or an integer of at least 1")
+    if heads < 1:
+        raise ValueError(f"heads: got {heads}, takes None or an integer of at least 1")
+    return int(heads)

@@ -7,6 +7,7 @@ The stages carry the names of `cdam_fast.reference`; the work behind `pairwise_d
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -14,16 +15,23 @@ from torch import Tensor
 from torch.nn import functional
 
 from cdam_fast.arguments import MapOptions
-from cdam_fast.constants import EPSILON, FLATNESS, scaled_grid
-from cdam_fast.divergence import pairwise_divergence
+from cdam_fast.constants import EPSILON, FLATNESS, metric_terms, scaled_grid
+from cdam_fast.divergence import FINE_TRUNCATION, NEGLIGIBLE_RANGE, pairwise_divergence
 from cdam_fast.tracing import as_batch, is_compiling, is_traced
 
 __all__ = ["cdam_attention", "distributions", "normalise", "pairwise_divergence", "resize"]
 
 _BLOCK = 1 << 20  # elements of a block of rows: 4 MB, so that a stage's temporaries stay in the last-level cache
 
-LEAST_SHARE = 6e-3
-"""Of a row's largest divergence: a scale with a row of smaller range is computed in float64; float32 leaves 1e-5."""
+LEAST_SHARE = 0.3
+"""Of a row's largest divergence: a scale with a row of smaller range goes in float64. CLIP-like rows have 0.4."""
+
+MANY_CLASSES = 64
+LEAST_LOGIT = -4.0
+"""Class distributions are float32 from so many classes, while the least logit lies so near the largest: CLIP's."""
+
+MOST_LOGIT = 10.0
+"""Of the softmax over patches, in float32."""
 
 LEAST_REACH = 4e-3
 """As much, of the largest probability: error x sqrt(range) was 1.8e-7 with 2 classes, 1e-7 with 5, 2.5e-9 with 161."""
@@ -99,20 +107,23 @@ def normalise(rows: _Rows, attention_temperature: float, minmax: tuple[bool, boo
     return shifted, 1 / (most - least + EPSILON)
 
 
-def _is_flat(low: Tensor, high: Tensor) -> Tensor:
-    """Whether rounding is all that a row of the divergence from low to high holds."""
-    resolution = torch.finfo(low.dtype).eps * (FLATNESS[0] + FLATNESS[1] * high)
-    return (high - low <= resolution) & high.isfinite()
+def flat_rows(rows: _Rows, terms: float) -> Tensor:
+    """Whether rounding is all that a row holds, ``[B, rows, 1]``; see `cdam_fast.constants.FLATNESS`."""
+    resolution = torch.finfo(rows.low.dtype).eps * (terms + FLATNESS * rows.high)
+    return (rows.high - rows.low <= resolution) & rows.high.isfinite()
 
 
-def _is_resolved(rows: _Rows, p: Tensor) -> bool:
+def _is_resolved(rows: _Rows, p: Tensor, terms: float, options: MapOptions) -> bool:
     """Whether float32 holds every row's range to what a map is held to; no row is flat then.
 
-    A divergence is off by its own rounding, and Jensen-Shannon by about ``1e-7 sqrt(JS p)`` for that of p.
+    A divergence is off by its own rounding, and by about ``1e-7 sqrt(JS p)`` for that of a float32 p.
     """
     reach = rows.high - rows.low
-    least = torch.maximum(rows.high * LEAST_SHARE, p.amax() * LEAST_REACH)
-    return not bool((reach < least).any())
+    least = p.amax() * LEAST_REACH if p.dtype == torch.float32 else 100 * torch.finfo(reach.dtype).eps * terms
+    coarse = (reach < least) | (reach < rows.high * LEAST_SHARE)
+    if not options.minmax[0]:  # the softmax then sees the divergence itself
+        coarse = coarse | (rows.high > MOST_LOGIT * options.attention_temperature)
+    return not bool(coarse.any())
 
 
 def _add_attention(total: Tensor, rows: _Rows, options: MapOptions) -> None:
@@ -134,17 +145,38 @@ def _logits(similarity: Tensor, options: MapOptions) -> Tensor:
     return torch.softmax(logits, dim=-3) if options.order == "paper" else logits
 
 
+def _needs_float64(logits: Tensor, metric: str, *, traced: bool) -> bool:
+    """Whether float32 distributions are too far off: a resize is, by the ulp of an index times a step of the logits.
+
+    KL and Wasserstein are of first order in it, JS of second; many classes average it, logits far apart enlarge it.
+    """
+    if metric != "js" or logits.shape[-3] < MANY_CLASSES:
+        return True
+    return not traced and logits.numel() > 0 and float(logits.detach().amin()) < LEAST_LOGIT
+
+
 def _rows_at(
     logits: Tensor, scale: float, options: MapOptions, divergence: Callable[..., Tensor], dtype: torch.dtype
 ) -> tuple[_Rows, Tensor]:
     """The divergence at one scale as it is to be normalised, and the class distributions that it is of."""
     height, width = logits.shape[-2:]
     p = distributions(logits, scale, options.order)
+    if options.metric == "js":
+        p = p.to(dtype)
     pairs = divergence(p, metric=options.metric).to(dtype)
     if options.order == "official" and scale != 1:
         grid = scaled_grid(height, width, scale)
         pairs = resize(pairs, grid, height, width, symmetric=options.metric != "kl")
     return _Rows(pairs, pairs.amin(-1, keepdim=True), pairs.amax(-1, keepdim=True), None), p
+
+
+def _exact_rows(logits: Tensor, scale: float, options: MapOptions) -> _Rows:
+    """As `_rows_at`, in float64; by the definition where a row needs more than fine features give."""
+    rows, _ = _rows_at(logits, scale, options, partial(pairwise_divergence, fine=True), torch.float64)
+    reach = rows.high - rows.low
+    if bool((reach < 1e6 * FINE_TRUNCATION * (rows.high.amax() + NEGLIGIBLE_RANGE)).any()):
+        rows, _ = _rows_at(logits, scale, options, pairwise_divergence, torch.float64)
+    return rows
 
 
 def _add_resized(total: Tensor, rows: _Rows, scale: float, size: tuple[int, int], options: MapOptions) -> None:
@@ -157,19 +189,22 @@ def _add_resized(total: Tensor, rows: _Rows, scale: float, size: tuple[int, int]
 def _attention_of_images(similarity: Tensor, options: MapOptions, divergence: Callable[..., Tensor]) -> Tensor:
     """``[B, C, h, w] -> [B, N, N]``: the mean over scales."""
     height, width = similarity.shape[-2:]
-    # KL and Wasserstein are of first order in a probability's rounding, JS is of second order
-    logits = _logits(similarity if options.metric == "js" else similarity.double(), options)
+    traced = is_traced(similarity)
+    logits = _logits(similarity, options)
+    if _needs_float64(logits, options.metric, traced=traced):
+        logits = _logits(similarity.double(), options)
     total = similarity.new_zeros(similarity.shape[0], height * width, height * width)
-    judged = total.dtype == torch.float32 and divergence is pairwise_divergence and not is_traced(similarity)
+    judged = total.dtype == torch.float32 and divergence is pairwise_divergence and not traced
     judged = judged and len(total) > 0
+    terms = metric_terms(options.metric, similarity.shape[-3])
     exact = None
     for scale in options.scales:
         rows, p = _rows_at(logits, scale, options, divergence, total.dtype)
-        if not judged or not _is_resolved(rows, p):
+        if not judged or not _is_resolved(rows, p, terms, options):
             if judged:
                 exact = _logits(similarity.double(), options) if exact is None else exact
-                rows, _ = _rows_at(exact, scale, options, divergence, torch.float64)
-            rows = rows._replace(flat=_is_flat(rows.low, rows.high))
+                rows = _exact_rows(exact, scale, options)
+            rows = rows._replace(flat=flat_rows(rows, terms))
         if options.order == "official" or scale == 1:
             _add_attention(total, rows, options)
         else:

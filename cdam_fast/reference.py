@@ -24,7 +24,7 @@ from cdam_fast.arguments import (
     working_dtype,
     working_similarity,
 )
-from cdam_fast.constants import ATTENTION_TEMPERATURE, EPSILON, FLATNESS, SCALES, TEMPERATURE, scaled_grid
+from cdam_fast.constants import ATTENTION_TEMPERATURE, EPSILON, FLATNESS, SCALES, TEMPERATURE, metric_terms, scaled_grid
 
 
 def _resize_grid(grid: Tensor, height: int, width: int) -> Tensor:
@@ -92,10 +92,10 @@ def resize(pairs: Tensor, grid: tuple[int, int], height: int, width: int) -> Ten
     return _resize_grid(columns.mT.reshape(*columns.mT.shape[:-1], *grid), height, width).flatten(-2).mT
 
 
-def _is_flat(low: Tensor, high: Tensor) -> Tensor:
-    """Whether rounding is all that a row of the divergence from low to high holds."""
-    resolution = torch.finfo(low.dtype).eps * (FLATNESS[0] + FLATNESS[1] * high)
-    return (high - low <= resolution) & high.isfinite()
+def flat_rows(divergence: Tensor, terms: float) -> Tensor:
+    """Whether rounding is all that a row holds, ``[..., N, M] -> [..., N, 1]``; see `cdam_fast.constants.FLATNESS`."""
+    low, high = divergence.amin(-1, keepdim=True), divergence.amax(-1, keepdim=True)
+    return (high - low <= torch.finfo(low.dtype).eps * (terms + FLATNESS * high)) & high.isfinite()
 
 
 def _row_minmax(attention: Tensor) -> Tensor:
@@ -107,12 +107,9 @@ def _row_minmax(attention: Tensor) -> Tensor:
 def normalise(divergence: Tensor, attention_temperature: float, minmax: tuple[bool, bool]) -> Tensor:
     """``1 - D``, row min-max, row softmax (Eq. 2), row min-max; each min-max can be switched off.
 
-    A flat row is constant: 0 after a min-max, ``1/N`` after the softmax.
-
     Neither a min-max nor a softmax sees the 1, and adding it would round away the digits of a small float32 D.
     """
-    low, high = divergence.amin(-1, keepdim=True), divergence.amax(-1, keepdim=True)
-    attention = -torch.where(_is_flat(low, high), low, divergence)
+    attention = -divergence
     if minmax[0]:
         attention = _row_minmax(attention)
     attention = torch.softmax(attention / attention_temperature, dim=-1)
@@ -136,6 +133,9 @@ def multi_scale_map(similarity: Tensor, options: MapOptions, divergence: Callabl
         pairs = divergence(p, metric=options.metric)
         if options.order == "official" and scale != 1:
             pairs = resize(pairs, grid, height, width)
+        # a flat row is constant: 0 after a min-max, 1/N after the softmax
+        flat = flat_rows(pairs, metric_terms(options.metric, p.shape[-1]))
+        pairs = torch.where(flat, pairs.amin(-1, keepdim=True), pairs)
         attention = normalise(pairs, options.attention_temperature, options.minmax)
         if options.order == "paper" and scale != 1:
             attention = resize(attention, grid, height, width)

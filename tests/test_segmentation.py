@@ -196,7 +196,7 @@ def test_every_knob_of_the_map_arrives():
     torch.testing.assert_close(made.attention(pixels), reference.cdam_attention(similarity, **options))
     features = plain_features(model, pixels[0], "maskclip", made.attention(pixels)[0])
     expected = (features @ text(7).T).T.reshape(7, 4, 4)
-    torch.testing.assert_close(made._word_logits(pixels)[0], expected, rtol=0, atol=1e-9)
+    torch.testing.assert_close(made.word_logits(pixels)[0], expected, rtol=0, atol=1e-9)
 
 
 def test_without_augmented_prompts_the_map_is_of_the_classes_alone():
@@ -313,7 +313,7 @@ def test_a_model_with_its_own_normalisation():
     own = segmenter(model)(photograph(64, 64))
     pixels = ((photograph(64, 64) - 0.5) / 0.5).unsqueeze(0)
     assert not torch.allclose(plain.word_logits, own.word_logits)
-    expected = functional.interpolate(segmenter(model)._word_logits(pixels), size=(64, 64), mode="bilinear")
+    expected = functional.interpolate(segmenter(model).word_logits(pixels), size=(64, 64), mode="bilinear")
     torch.testing.assert_close(own.word_logits, expected[0])
 
 
@@ -405,7 +405,6 @@ def test_alpha_by_patch(patch, alpha):
         ({"names": ["cat", ["dog", None]]}, TypeError, "class_names.1.: got"),
         ({"names": ["cat", []]}, ValueError, "class_names.1.: got .., takes at least one word"),
         ({"names": ["cat", " "]}, ValueError, "class_names.1.: got ' '"),
-        ({"names": ["cat", ["dog", "Cat "]]}, ValueError, "class_names.1.: got 'Cat' a second time"),
         ({"names": ["cat", [f"dog {i}" for i in range(101)]]}, ValueError, "got 101 synonyms, takes at most 100"),
         ({"names": ["c" * 201]}, ValueError, "got a word of 201 characters"),
     ],

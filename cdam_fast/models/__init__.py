@@ -1,8 +1,7 @@
-"""Dense features of an unmodified open_clip CLIP (any of its ViTs with a CLS token), one attention rule a file."""
+"""Dense features of an unmodified CLIP of open_clip or OpenAI (a ViT with a CLS token), one attention rule a file."""
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from cdam_fast.models.base import Base, LastBlock
@@ -10,8 +9,10 @@ from cdam_fast.models.clearclip import CLEARCLIP
 from cdam_fast.models.gem import GEM
 from cdam_fast.models.maskclip import MASKCLIP
 from cdam_fast.models.sclip import SCLIP
-from cdam_fast.models.text import Tokenizer, class_features, text_features
+from cdam_fast.models.settings import own_settings
+from cdam_fast.models.text import Tokenizer, class_features, same_features, text_features, tokenize
 from cdam_fast.models.tower import Tower
+from cdam_fast.models.wrapped import unwrap
 
 __all__ = [
     "BASES",
@@ -22,7 +23,11 @@ __all__ = [
     "check_base",
     "class_features",
     "dense_features",
+    "own_settings",
+    "same_features",
     "text_features",
+    "tokenize",
+    "unwrap",
 ]
 
 BASES: dict[str, Base] = {base.name: base for base in (MASKCLIP, SCLIP, CLEARCLIP, GEM)}
@@ -33,7 +38,7 @@ def dense_features(model: object, pixels: Tensor, base: str = "maskclip") -> Ten
     """L2-normalised patch features of a base method, ``[B, 3, H, W] -> [B, N, D]``.
 
     Args:
-        model: an open_clip CLIP, see `Tower`; left as it was found.
+        model: a CLIP of open_clip or OpenAI's clip, see `Tower`; left as it was found.
         pixels: floating, normalised for the model, sides that the patch divides. Position embeddings are resized
             by the base's own rule where the size is not the trained one.
         base: ``"maskclip"``, ``"sclip"``, ``"clearclip"`` or ``"gem"``.
@@ -46,7 +51,7 @@ def dense_features(model: object, pixels: Tensor, base: str = "maskclip") -> Ten
     """
     chosen = check_base(base)
     tower = Tower(model)
-    with torch.no_grad():
+    with own_settings(tower.device):
         return chosen.first_pass(tower, chosen.prepare(tower, tower.check_pixels(pixels)))
 
 

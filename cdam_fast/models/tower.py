@@ -1,8 +1,9 @@
-"""The image tower of an open_clip CLIP, through names that open_clip 2.24 to current share."""
+"""The image tower of a CLIP, through names that open_clip 2.24 to current and OpenAI's own code share."""
 
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -12,22 +13,28 @@ from torch.nn import functional
 
 from cdam_fast.arguments import FLOATING
 from cdam_fast.compat import refusal_of_dtype
+from cdam_fast.models.wrapped import unwrap
 
 ResizePositions = Callable[[Tensor, tuple[int, int]], Tensor]
 """``[1, width, g_h, g_w]`` trained position embedding -> ``[1, width, h, w]``."""
 
 _STABLE = ("conv1", "class_embedding", "positional_embedding", "ln_pre", "transformer", "ln_post", "proj")
+_OF_A_BLOCK = ("attn", "ln_1", "mlp", "ln_2")
+_TAKES = "takes a CLIP of open_clip or of OpenAI's clip with a ViT image tower that has a CLS token"
 
 
 class Tower:
     """A checked view of a model's image tower; holds no weights of its own and changes none.
 
     Args:
-        model: an open_clip ``CLIP`` or ``CustomTextCLIP`` whose image tower is open_clip's own ViT with a CLS token.
+        model: an open_clip ``CLIP`` or ``CustomTextCLIP`` whose image tower is open_clip's own ViT with a CLS token, a
+            model of OpenAI's ``clip.load``, or one of a fork of either; also inside torch.compile, DataParallel,
+            DistributedDataParallel, FSDP of one process or a PEFT model.
 
     Raises:
-        TypeError: no model of open_clip. ValueError: an image tower without a CLS token (ResNet, timm, EVA), with
-            attentional pooling (CoCa) or with another attention than ``nn.MultiheadAttention``.
+        TypeError: no such model, TorchScript included. ValueError: an image tower without a CLS token (ResNet, timm,
+            EVA), with attentional pooling (CoCa), with another attention than ``nn.MultiheadAttention``, or whose
+            weights are divided over processes.
     """
 
     visual: Any
@@ -42,24 +49,12 @@ class Tower:
     """Length of the features that image and text share."""
 
     def __init__(self, model: object) -> None:
-        takes = "takes an open_clip CLIP with a ViT image tower that has a CLS token"
-        if not isinstance(model, nn.Module):
-            raise TypeError(f"model: got {type(model).__name__}, {takes}")
-        visual: Any = getattr(model, "visual", None)
-        if not isinstance(visual, nn.Module):
-            raise TypeError(f"model: got {type(model).__name__} without an image tower, {takes}")
-        missing = [name for name in _STABLE if getattr(visual, name, None) is None]
-        if missing:
-            raise ValueError(f"model: got the image tower {type(visual).__name__} without {missing[0]}, {takes}")
-        if getattr(visual, "attn_pool", None) is not None:
-            raise ValueError(f"model: got an image tower with attentional pooling, {takes} and no such pooling")
-        self.visual = visual
-        self.blocks = self.visual.transformer.resblocks
+        self.visual = _checked_tower(unwrap(model))
+        self.blocks = _blocks(self.visual)
         for block in self.blocks:
-            if not isinstance(block.attn, nn.MultiheadAttention):
-                raise ValueError(f"model: got attention of type {type(block.attn).__name__}, takes MultiheadAttention")
+            _check_block(block)
         self.patch = tuple(self.visual.conv1.kernel_size)
-        self.trained_grid = tuple(self.visual.grid_size)
+        self.trained_grid = _trained_grid(self.visual)
         self.embedding_size = int(self.visual.proj.shape[1])
 
     @property
@@ -85,7 +80,8 @@ class Tower:
             return self
         other = copy.copy(self)
         other.visual = copy.deepcopy(self.visual).to(target, dtype)
-        other.blocks = other.visual.transformer.resblocks
+        _restore_casting_norms(other.visual, other.dtype)
+        other.blocks = _blocks(other.visual)
         return other
 
     def grid(self, pixels: Tensor) -> tuple[int, int]:
@@ -136,6 +132,71 @@ class Tower:
         return torch.cat((cls_token.to(patches.dtype), resized[0].flatten(1).mT))
 
 
+def _checked_tower(model: object) -> Any:
+    name = type(model).__name__
+    if isinstance(model, torch.jit.ScriptModule):
+        raise TypeError(f"model: got TorchScript, {_TAKES}, in Python (clip.load(..., jit=False))")
+    if type(model).__module__.split(".")[0] == "transformers":
+        raise TypeError(f"model: got {name} of transformers, {_TAKES}; open_clip.create_model has the same weights")
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model: got {name}, {_TAKES}")
+    visual: Any = unwrap(getattr(model, "visual", None))
+    is_module = isinstance(visual, nn.Module)
+    if not is_module:
+        raise TypeError(f"model: got {name} without an image tower, {_TAKES}")
+    missing = [part for part in _STABLE if getattr(visual, part, None) is None]
+    if missing:
+        raise ValueError(f"model: got the image tower {type(visual).__name__} without {missing[0]}, {_TAKES}")
+    if getattr(visual, "attn_pool", None) is not None:
+        raise ValueError(f"model: got an image tower with attentional pooling, {_TAKES} and no such pooling")
+    if not hasattr(visual.conv1, "kernel_size") or not hasattr(visual.transformer, "resblocks"):
+        kind = type(visual.conv1).__name__ + ", " + type(visual.transformer).__name__
+        raise ValueError(f"model: got an image tower of {kind}, {_TAKES}: a convolution, then resblocks")
+    weight = visual.conv1.weight
+    if weight.dim() != 4 or hasattr(weight, "full_tensor"):
+        raise ValueError("model: got weights that are divided over processes, takes whole ones on one device")
+    return visual
+
+
+def _check_block(block: Any) -> None:
+    missing = [part for part in _OF_A_BLOCK if getattr(block, part, None) is None]
+    if missing:
+        raise ValueError(f"model: got blocks of type {type(block).__name__} without {missing[0]}, {_TAKES}")
+    if not isinstance(block.attn, nn.MultiheadAttention):
+        kind = type(block.attn).__name__
+        hint = "; merge the adapters into the weights first" if hasattr(block.attn, "base_layer") else ""
+        raise ValueError(f"model: got attention of type {kind}, takes PyTorch's nn.MultiheadAttention{hint}")
+    if block.attn.in_proj_weight is None or block.attn.in_proj_bias is None:
+        raise ValueError("model: got attention without a joint projection and its bias, which CLIP's has")
+
+
+def _blocks(visual: Any) -> list[Any]:
+    return [unwrap(block) for block in visual.transformer.resblocks]
+
+
+def _trained_grid(visual: Any) -> tuple[int, int]:
+    """OpenAI's towers are square and do not say so."""
+    patches = len(visual.positional_embedding) - 1
+    side = math.isqrt(max(patches, 0))
+    rows, columns = getattr(visual, "grid_size", None) or (side, side)
+    if rows * columns != patches:
+        raise ValueError(
+            f"model: got {patches + 1} position embeddings, takes one for the CLS token and one for each patch of "
+            f"{rows}x{columns}"
+        )
+    return int(rows), int(columns)
+
+
+def _restore_casting_norms(visual: nn.Module, dtype: torch.dtype) -> None:
+    """CLIP's layer norms for half precision compute in float32 whatever they get, and need float32 weights."""
+    for module in visual.modules():
+        if isinstance(module, nn.LayerNorm) and type(module) is not nn.LayerNorm:
+            try:
+                module(torch.zeros(module.normalized_shape, dtype=dtype, device=module.weight.device))
+            except RuntimeError:
+                module.float()
+
+
 def run_block(block: Any, x: Tensor) -> Tensor:
     """One unchanged block, ``[B, L, width] -> [B, L, width]``; older open_clip puts the tokens first."""
     result: Tensor = block(x) if block.attn.batch_first else block(x.transpose(0, 1)).transpose(0, 1)
@@ -161,11 +222,16 @@ def join_heads(x: Tensor) -> Tensor:
 
 def attention_output(block: Any, attended: Tensor) -> Tensor:
     """Output projection and layer scale, ``[B, L, width] -> [B, L, width]``."""
-    output: Tensor = block.ls_1(block.attn.out_proj(attended))
-    return output
+    return _scaled(block, "ls_1", block.attn.out_proj(attended))
 
 
 def add_mlp(block: Any, x: Tensor) -> Tensor:
     """The MLP with its residual, ``[B, L, width] -> [B, L, width]``."""
-    output: Tensor = x + block.ls_2(block.mlp(block.ln_2(x)))
-    return output
+    return x + _scaled(block, "ls_2", block.mlp(block.ln_2(x)))
+
+
+def _scaled(block: Any, name: str, x: Tensor) -> Tensor:
+    """Layer scale, which OpenAI's blocks do not have."""
+    scale = getattr(block, name, None)
+    scaled: Tensor = x if scale is None else scale(x)
+    return scaled

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from cdam_fast.arguments import check_backend, check_positive, working_dtype
+from cdam_fast.arguments import check_backend, check_positive, plain, working_dtype
 from cdam_fast.arguments import check_options as check_map_options
 from cdam_fast.constants import ATTENTION_TEMPERATURE, SCALES, TEMPERATURE
 from cdam_fast.models import Tower
@@ -73,8 +74,8 @@ def check_options(
             "windows would have no label"
         )
     return Options(
-        cdam=_flag("cdam", cdam),
-        augmented_prompts=_flag("augmented_prompts", augmented_prompts),
+        cdam=check_flag("cdam", cdam),
+        augmented_prompts=check_flag("augmented_prompts", augmented_prompts),
         background=_background(background),
         threshold_over=threshold_over,
         alpha=check_positive("alpha", (2.0 if tower.patch == (32, 32) else 2.5) if alpha is None else alpha),
@@ -84,13 +85,16 @@ def check_options(
     )
 
 
-def _flag(name: str, value: object) -> bool:
+def check_flag(name: str, value: object) -> bool:
+    """True or False, NumPy's included."""
+    value = plain(value)
     if not isinstance(value, bool):
         raise TypeError(f"{name}: got {value!r}, takes True or False")
     return value
 
 
 def _whole(name: str, value: object) -> int:
+    value = plain(value)
     if isinstance(value, bool) or not isinstance(value, int):
         raise TypeError(f"{name}: got {value!r}, takes a whole number")
     if value < 1:
@@ -100,6 +104,7 @@ def _whole(name: str, value: object) -> int:
 
 def _background(background: object) -> str | float | None:
     takes = "takes 'entropy', a probability, or None"
+    background = plain(background)
     if background is None or background == "entropy":
         return "entropy" if background == "entropy" else None
     if isinstance(background, bool) or not isinstance(background, (int, float)):
@@ -120,14 +125,36 @@ def _map(tower: Tower, window: int, map_options: dict[str, Any]) -> dict[str, An
     return options
 
 
-def normalisation(tower: Tower) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation of the model's pixels, ``[3, 1, 1]`` each: its own where it has them, or CLIP's."""
+def normalisation(tower: Tower, image_mean: object, image_std: object) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of the pixels, ``[3, 1, 1]`` each: as given, or the model's own, or CLIP's.
+
+    Raises:
+        TypeError, ValueError: anything but three finite numbers, positive ones for the deviation.
+    """
     from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
 
-    values = (
-        getattr(tower.visual, "image_mean", None) or OPENAI_DATASET_MEAN,
-        getattr(tower.visual, "image_std", None) or OPENAI_DATASET_STD,
-    )
     dtype = working_dtype(tower.dtype)
-    mean, deviation = (torch.tensor(value, dtype=dtype, device=tower.device).view(3, 1, 1) for value in values)
+    tensors = []
+    for name, given, default in (
+        ("image_mean", image_mean, OPENAI_DATASET_MEAN),
+        ("image_std", image_std, OPENAI_DATASET_STD),
+    ):
+        own = getattr(tower.visual, name, None) or default
+        values = check_channels(name, own if given is None else given)
+        tensors.append(torch.tensor(values, dtype=dtype, device=tower.device).view(3, 1, 1))
+    mean, deviation = tensors
     return mean, deviation
+
+
+def check_channels(name: str, value: object) -> list[float]:
+    """Three finite numbers, of a standard deviation positive ones."""
+    takes = f"takes three {'positive' if name == 'image_std' else 'finite'} numbers, of red, green and blue in [0, 1]"
+    value = value.tolist() if isinstance(value, Tensor) else plain(value)
+    numbers = [plain(number) for number in value] if isinstance(value, (list, tuple)) else [None]
+    if any(isinstance(number, bool) or not isinstance(number, (int, float)) for number in numbers):
+        raise TypeError(f"{name}: got {value!r}, {takes}")
+    channels = [float(number) for number in numbers if isinstance(number, (int, float))]
+    low = 0.0 if name == "image_std" else -math.inf
+    if len(channels) != 3 or not all(low < number < math.inf for number in channels):
+        raise ValueError(f"{name}: got {value!r}, {takes}")
+    return channels

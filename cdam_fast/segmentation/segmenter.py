@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import wraps
 from itertools import islice
 from pathlib import Path
-from typing import Any, overload
+from typing import Any, TypeVar, cast, overload
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from cdam_fast.attention import cdam_attend, cdam_attention
 from cdam_fast.background import entropy_threshold
 from cdam_fast.compat import OutOfMemoryError
-from cdam_fast.models import LastBlock, Tokenizer, Tower, check_base
+from cdam_fast.models import LastBlock, Tokenizer, Tower, check_base, own_settings, unwrap
 from cdam_fast.segmentation.images import as_tensor, resize_to
 from cdam_fast.segmentation.load import load_clip
 from cdam_fast.segmentation.options import Options, check_options, normalisation
@@ -22,22 +23,35 @@ from cdam_fast.segmentation.result import Segmentation, label_pixels, largest_of
 from cdam_fast.segmentation.texts import Texts, build_texts
 from cdam_fast.segmentation.windows import Canvas
 
+Method = TypeVar("Method", bound=Callable[..., Any])
+
+
+def _own_settings(method: Method) -> Method:
+    @wraps(method)
+    def call(self: CDAMSegmenter, *arguments: Any, **options: Any) -> Any:
+        with own_settings(self.tower.device):
+            return method(self, *arguments, **options)
+
+    return cast("Method", call)
+
 
 class CDAMSegmenter:
     """Open-vocabulary segmentation with CLIP (section 3 of the paper): a base method, with or without CDAM.
 
     Args:
-        model: an open_clip CLIP whose image tower is a ViT with a CLS token; left as it was found. Its image tower is
-            used as it is, or copied where dtype or device differ.
+        model: a CLIP of open_clip or of OpenAI's clip whose image tower is a ViT with a CLS token; left as it was
+            found. Its image tower is used as it is, or copied where dtype or device differ. What torch.compile,
+            DataParallel, DistributedDataParallel or PEFT wrap is unwrapped.
         tokenizer: its tokenizer, ``open_clip.get_tokenizer``; None where all features are given.
         class_names: strings or lists of synonyms. Synonyms compete separately in the map, the probabilities and the
-            entropy; a class takes their maximum.
+            entropy; a class takes their maximum. A word of two classes gives its pixels to the first, with a warning.
         base: ``"maskclip"``, ``"sclip"``, ``"clearclip"`` or ``"gem"``.
         cdam: False for the base method alone.
         augmented_prompts: add the 80 augmented text prompts to the classes from which the map is made.
         background: ``"entropy"``, the threshold of Eq. 4; a number, a fixed threshold of the probability; None, no
-            threshold. A pixel whose best class is less probable becomes the class that has the word "background". A
-            list without one switches the threshold off, with a warning.
+            threshold. A pixel whose best class is less probable becomes the background's class.
+        background_class: its index, or one of its words; None is the class that has the word "background". A list
+            without one switches the threshold off, with a warning. In the field's benchmarks it is class 0.
         threshold_over: where Eq. 4 takes the largest and smallest entropy: over the patches of all windows of the
             ``"image"``, as the paper says; of each ``"window"``, a pixel's threshold then being the mean of the
             windows that cover it; or of the ``"last_window"``, as the released code does.
@@ -49,6 +63,8 @@ class CDAMSegmenter:
         text_features: ``[Q, D]`` of the Q words of class_names, all synonyms in a row, instead of the tokenizer.
         augmented_text_features: ``[A, D]`` of any prompts to augment with, instead of the 80.
         templates: functions from a word to a prompt; None is open_clip's 80 ImageNet templates.
+        image_mean, image_std: three numbers each, of red, green and blue in [0, 1]; None is the model's own
+            (``model.visual.image_mean``), or CLIP's.
         dtype, device: of the image tower; None is as the model's. The map and the logits are in float32 (float64 for
             float64).
         cache_dir: folder of text features by model, weights, templates and word; True is
@@ -59,7 +75,8 @@ class CDAMSegmenter:
     Raises:
         TypeError, ValueError: an argument that is wrong, by name; text and image features of different lengths.
 
-    For threads: one segmenter holds no state of a call and may serve several.
+    Sequences may be NumPy arrays and numbers NumPy's. Autocast, the default device and the default dtype of PyTorch
+    change no result. For threads: one segmenter holds no state of a call and may serve several.
     """
 
     def __init__(
@@ -72,6 +89,7 @@ class CDAMSegmenter:
         cdam: bool = True,
         augmented_prompts: bool = True,
         background: str | float | None = "entropy",
+        background_class: int | str | None = None,
         threshold_over: str = "image",
         alpha: float | None = None,
         logit_scale: float = 50.0,
@@ -82,6 +100,8 @@ class CDAMSegmenter:
         text_features: Tensor | None = None,
         augmented_text_features: Tensor | None = None,
         templates: Sequence[Any] | None = None,
+        image_mean: Sequence[float] | None = None,
+        image_std: Sequence[float] | None = None,
         dtype: torch.dtype | None = None,
         device: torch.device | str | None = None,
         cache_dir: str | Path | bool = True,
@@ -103,24 +123,26 @@ class CDAMSegmenter:
             batch_size=batch_size,
             map_options=map_options,
         )
-        self.texts: Texts = build_texts(
-            model,
+        normalisation(tower, image_mean, image_std)  # wrong ones are said before any work
+        texts = build_texts(
+            unwrap(model),
             tokenizer,
             class_names,
+            background_class=background_class,
             embedding_size=tower.embedding_size,
-            augmented=augmented_prompts and cdam,
+            augmented=self.options.augmented_prompts and self.options.cdam,
             text_features=text_features,
             augmented_text_features=augmented_text_features,
             templates=templates,
             cache_dir=cache_dir,
         )
         self.tower = tower.to(dtype, device)
-        self.texts = self.texts.to(self.tower)
-        self._mean, self._deviation = normalisation(self.tower)
+        self._mean, self._deviation = normalisation(self.tower, image_mean, image_std)
+        self.texts: Texts = texts.to(self.tower)
         if self.options.background is not None and self.texts.words.background is None:
             warnings.warn(
-                'background: the threshold is off, as class_names has no class "background"; give one, or '
-                "background=None",
+                'background: the threshold is off, as class_names has no class "background"; give one, '
+                "background_class, or background=None",
                 stacklevel=2,
             )
 
@@ -151,7 +173,7 @@ class CDAMSegmenter:
 
     # --- one window, or a batch of them
 
-    @torch.no_grad()
+    @_own_settings
     def base_similarity(self, pixels: Tensor) -> Tensor:
         """Cosines of the base method's patch features with all words: the map's input.
 
@@ -160,20 +182,29 @@ class CDAMSegmenter:
         """
         return self._similarity(pixels)[1]
 
-    @torch.no_grad()
+    @_own_settings
     def attention(self, pixels: Tensor, **map_options: Any) -> Tensor:
         """CDAM's map, ``[B, 3, H, W] -> [B, N, N]``; map_options override the segmenter's for this call."""
         return cdam_attention(self._similarity(pixels)[1], **(self.options.map | map_options))
 
-    @torch.no_grad()
+    @_own_settings
     def base_attention(self, pixels: Tensor) -> Tensor:
         """The attention that the map takes the place of, mean over heads, ``[B, 3, H, W] -> [B, N, N]``."""
         return self.base.attention(self.tower, self.base.prepare(self.tower, self.tower.check_pixels(pixels)))
 
-    @torch.no_grad()
+    @_own_settings
     def patch_logits(self, pixels: Tensor) -> Tensor:
         """Cosines after the last pass, ``[B, 3, H, W] -> [B, C, h, w]``; of a class's synonyms the largest."""
         return largest_of_classes(self._word_logits(pixels), self.texts.words.synonyms)
+
+    @_own_settings
+    def word_logits(self, pixels: Tensor) -> Tensor:
+        """Cosines after the last pass, ``[B, 3, H, W] -> [B, Q, h, w]``, of the Q words of the classes.
+
+        The words of a class are in a row, ``texts.words.synonyms`` of them: what code that takes the largest of each
+        class itself, or softmaxes over words, wants.
+        """
+        return self._word_logits(pixels)
 
     def _similarity(self, pixels: Tensor) -> tuple[LastBlock, Tensor]:
         pixels = self.tower.check_pixels(pixels)
@@ -227,7 +258,7 @@ class CDAMSegmenter:
         """The segmentations of images as they are done, in order; images are taken as they are needed."""
         windows = self._windows(images)
         while batch := list(islice(windows, self.options.batch_size)):
-            with torch.no_grad():
+            with own_settings(self.tower.device):
                 logits = self._guarded([canvas.crop(place) for canvas, place in batch])
                 done = [canvas for (canvas, _), one in zip(batch, logits) if canvas.add(one)]
                 results = [self._finish(canvas) for canvas in done]
@@ -261,7 +292,7 @@ class CDAMSegmenter:
                 f"dtype: {self.tower.dtype} gives logits that are not finite; take float32, or look at the model"
             )
         background = None if options.background is None else words.background
-        threshold = self._threshold(canvas) if background is not None else torch.zeros(())
+        threshold = self._threshold(canvas) if background is not None else logits.new_zeros(())
         labels, probability = label_pixels(
             logits, canvas.size, self.texts.classes, options.logit_scale, background, canvas.at_full_size(threshold)
         )
@@ -278,7 +309,7 @@ class CDAMSegmenter:
         """One threshold, or ``[windows]`` of them."""
         options = self.options
         if not isinstance(options.background, str):
-            return torch.full((), options.background or 0.0, device=self.tower.device)
+            return self.texts.features.new_tensor(options.background or 0.0)
         if options.threshold_over == "window":
             patches = torch.stack(canvas.patch_logits)
         elif options.threshold_over == "last_window":

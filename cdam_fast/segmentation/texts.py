@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
-from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -14,7 +13,7 @@ from torch.nn import functional
 from cdam_fast.arguments import FLOATING, working_dtype
 from cdam_fast.models import Tokenizer, Tower, class_features
 from cdam_fast.prompts import AUGMENTED_TEXT_PROMPTS
-from cdam_fast.segmentation.cache import TextCache, cached_features, default_folder, fingerprint
+from cdam_fast.segmentation.cache import cached_features, open_cache, word_keys
 from cdam_fast.segmentation.words import Words, check_class_names
 
 
@@ -25,7 +24,10 @@ class Texts(NamedTuple):
     features: Tensor
     """``[Q + A, D]`` L2-normalised: the Q words of the classes, then the augmented prompts."""
     classes: Tensor
-    """``[Q]`` int64: the class of each word, on the features' device, so that no call copies it there."""
+    """``[Q]`` int64: the class that a pixel of each word gets; on the features' device, where every call needs it.
+
+    It is the word's; of words with the same features it is the first one's, whichever of them rounding lets win.
+    """
 
     @property
     def class_features(self) -> Tensor:
@@ -43,15 +45,16 @@ def build_texts(
     tokenizer: Tokenizer | None,
     class_names: object,
     *,
+    background_class: object,
     embedding_size: int,
     augmented: bool,
     text_features: object,
     augmented_text_features: object,
     templates: object,
-    cache_dir: str | Path | bool,
+    cache_dir: object,
 ) -> Texts:
     """Check the class names, and find or compute the features of their words and of the augmented prompts."""
-    words = check_class_names(class_names)
+    words = check_class_names(class_names, background_class)
     given: dict[str, Tensor | None] = {
         "text_features": _check_features("text_features", text_features, embedding_size, len(words.words)),
         "augmented_text_features": _check_features(
@@ -74,7 +77,12 @@ def build_texts(
         given |= {name: made[[index[word] for word in wanted[name]]] for name in missing}
     rows = [given[name] for name in wanted]
     features = torch.cat([functional.normalize(_working(row), dim=-1) for row in rows if row is not None])
-    return Texts(words, features, torch.tensor(words.classes))
+    return Texts(words, features, torch.tensor(_first_classes(words, features), device="cpu"))
+
+
+def _first_classes(words: Words, features: Tensor) -> list[int]:
+    first: dict[bytes, int] = {}
+    return [first.setdefault(row.numpy().tobytes(), of) for row, of in zip(features, words.classes)]
 
 
 def _working(features: Tensor) -> Tensor:
@@ -86,19 +94,15 @@ def _features(
     tokenizer: Tokenizer,
     words: Sequence[str],
     templates: Sequence[Callable[[str], str]],
-    cache_dir: str | Path | bool,
+    cache_dir: object,
 ) -> Tensor:
-    compute = partial(_compute, model, tokenizer, templates)
-    if cache_dir is False:
+    def compute(some: list[str]) -> Tensor:
+        return class_features(model, tokenizer, some, templates)
+
+    cache = open_cache(cache_dir, model, tokenizer, templates)
+    if cache is None:
         return compute(list(words))
-    folder = default_folder() if cache_dir is True else Path(cache_dir)
-    return cached_features(TextCache(folder, fingerprint(model, tokenizer, templates)), words, compute)
-
-
-def _compute(
-    model: nn.Module, tokenizer: Tokenizer, templates: Sequence[Callable[[str], str]], words: list[str]
-) -> Tensor:
-    return class_features(model, tokenizer, words, templates)
+    return cached_features(cache, word_keys(tokenizer, words, templates), words, compute)
 
 
 def _check_templates(templates: object) -> Sequence[Callable[[str], str]]:
@@ -117,9 +121,11 @@ def _check_templates(templates: object) -> Sequence[Callable[[str], str]]:
 def _check_features(name: str, features: Any, size: int, rows: int | None) -> Tensor | None:
     if features is None:
         return None
+    if isinstance(features, np.ndarray) and features.dtype.kind == "f":
+        features = torch.from_numpy(features)
     shape = f"[{'A' if rows is None else rows}, {size}]"
     if not isinstance(features, Tensor):
-        raise TypeError(f"{name}: got {type(features).__name__}, takes a torch.Tensor of shape {shape}")
+        raise TypeError(f"{name}: got {type(features).__name__}, takes a tensor or array of shape {shape}")
     if features.dtype not in FLOATING:
         raise TypeError(f"{name}: got dtype {features.dtype}, takes floating point")
     if features.dim() != 2 or features.shape[1] != size:

@@ -1,0 +1,358 @@
+"""What the caller has set in PyTorch, and NumPy's numbers for Python's: the same results."""
+
+import contextlib
+import warnings
+
+import numpy as np
+import open_clip
+import pytest
+import torch
+from torch.nn import functional
+from towers import small_model
+
+import cdam_fast
+from cdam_fast import CDAMSegmenter
+from cdam_fast.models import class_features, dense_features
+
+SIZES = {"short_side": 64, "window": 64, "stride": 32, "scales": (0.5, 1.0)}
+NAMES = ["background", ["cat", "kitten"], "dog"]
+pytestmark = pytest.mark.filterwarnings("ignore:threshold:UserWarning")
+since_2 = pytest.mark.skipif(not hasattr(torch, "set_default_device"), reason="no default device before PyTorch 2")
+TEMPLATES = ("a photo of a {}.".format, "the {}.".format)
+
+
+@contextlib.contextmanager
+def default_device(name):
+    torch.set_default_device(name)
+    try:
+        yield
+    finally:
+        torch.set_default_device(None)
+
+
+@contextlib.contextmanager
+def default_dtype(dtype):
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+SETTINGS = {
+    "autocast": lambda: torch.autocast("cpu", torch.bfloat16),
+    "float64": lambda: default_dtype(torch.float64),
+    "bfloat16": lambda: default_dtype(torch.bfloat16),
+    "inference_mode": torch.inference_mode,
+    "grad": torch.enable_grad,
+    "meta": lambda: default_device("meta"),
+}
+every_setting = pytest.mark.parametrize(
+    "setting", [pytest.param(name, marks=since_2 if name == "meta" else ()) for name in SETTINGS]
+)
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return open_clip.get_tokenizer("ViT-B-16")
+
+
+def everything(made, image, pixels):
+    """Whatever the segmenter's public methods give."""
+    whole = made(image)
+    (again,) = made.segment([image])
+    return {
+        "texts": made.texts.features,
+        "labels": whole.labels,
+        "probability": whole.probability,
+        "threshold": torch.tensor(whole.threshold, dtype=torch.float64, device="cpu"),
+        "logits": whole.logits,
+        "word_logits": again.word_logits,
+        "patch_logits": made.patch_logits(pixels),
+        "words": made.word_logits(pixels),
+        "base_similarity": made.base_similarity(pixels),
+        "attention": made.attention(pixels),
+        "base_attention": made.base_attention(pixels),
+        "normalised": made.normalise(image),
+    }
+
+
+@every_setting
+@pytest.mark.parametrize("when", ["made", "used", "both"])
+@pytest.mark.parametrize("cached", [False, True], ids=["no_cache", "cache"])
+def test_what_the_caller_has_set_changes_nothing(setting, when, cached, tokenizer, tmp_path):
+    model, image, pixels = small_model(), torch.rand(3, 64, 104), torch.randn(2, 3, 64, 96)
+    options = {"templates": TEMPLATES, "base": "sclip", "background": "entropy", "threshold_over": "window"}
+    expected = everything(CDAMSegmenter(model, tokenizer, NAMES, cache_dir=False, **options, **SIZES), image, pixels)
+    here = SETTINGS[setting]
+    for _ in range(2):  # the second time from the cache
+        with here() if when != "used" else contextlib.nullcontext():
+            folder = tmp_path if cached else False
+            made = CDAMSegmenter(model, tokenizer, NAMES, cache_dir=folder, **options, **SIZES)
+        with here() if when != "made" else contextlib.nullcontext():
+            results = everything(made, image, pixels)
+        for name, value in results.items():
+            assert value.dtype == expected[name].dtype, name
+            assert value.device == expected[name].device, name
+            assert not value.requires_grad, name
+            # a default device switches PyTorch's fast attention off, which is another order of sums
+            torch.testing.assert_close(value, expected[name], rtol=0, atol=1e-5 if setting == "meta" else 0)
+
+
+@every_setting
+def test_functions_of_models(setting, tokenizer):
+    model, pixels = small_model(), torch.randn(2, 3, 64, 96)
+    words = ["cat", "sky"]
+    expected = dense_features(model, pixels, "gem"), class_features(model, tokenizer, words, TEMPLATES)
+    with SETTINGS[setting]():
+        given = dense_features(model, pixels, "gem"), class_features(model, tokenizer, words, TEMPLATES)
+    for one, other in zip(given, expected):
+        assert one.dtype == torch.float32
+        torch.testing.assert_close(one, other, rtol=0, atol=0)
+
+
+@every_setting
+def test_weights_that_are_loaded(setting, tmp_path):
+    """A float32 model, whatever the default."""
+    model = small_model()
+    expected = {name: value.clone() for name, value in model.state_dict().items()}
+    with SETTINGS[setting]():
+        made = CDAMSegmenter.from_pretrained("tiny", class_names=NAMES, cache_dir=tmp_path)
+    plain = CDAMSegmenter.from_pretrained("tiny", class_names=NAMES, cache_dir=False)
+    assert made.tower.dtype == torch.float32
+    assert str(made.tower.device) == "cpu"
+    for name, value in plain.tower.visual.state_dict().items():
+        assert torch.equal(made.tower.visual.state_dict()[name], value), name
+    assert torch.equal(made.texts.features, plain.texts.features)
+    assert all(torch.equal(value, expected[name]) for name, value in model.state_dict().items())
+
+
+def test_iteration_leaves_the_callers_settings_between_images():
+    """A generator that stops in the middle must not leave its settings behind."""
+    made = CDAMSegmenter(
+        small_model(), None, ["cat", "dog"], text_features=torch.eye(32)[:2], augmented_prompts=False,
+        background=None, batch_size=1, **SIZES,
+    )  # fmt: skip
+    with torch.autocast("cpu", torch.bfloat16), torch.enable_grad():
+        results = made.iterate([torch.rand(3, 64, 64)] * 3)
+        next(results)
+        assert torch.is_grad_enabled()
+        weight = torch.ones(2, 2, requires_grad=True)
+        product = weight @ weight
+        assert product.requires_grad
+        assert product.dtype == torch.bfloat16
+        results.close()
+
+
+# --- NumPy's numbers, arrays and flags
+
+
+def numpy_options():
+    return {
+        "class_names": np.array(["background", "cat", "dog"]),
+        "cdam": np.bool_(True),
+        "augmented_prompts": np.bool_(False),
+        "background": np.float32(0.25),
+        "background_class": np.int64(0),
+        "alpha": np.float64(2),
+        "logit_scale": np.float32(8),
+        "short_side": np.int64(64),
+        "window": np.int32(64),
+        "stride": np.uint8(32),
+        "batch_size": np.int16(2),
+        "scales": np.array([0.5, 1.0]),
+        "temperature": np.float32(0.125),
+        "attention_temperature": np.float16(0.125),
+        "minmax": np.array([True, False]),
+        "text_features": np.eye(32, dtype=np.float32)[:3],
+        "image_mean": np.full(3, 0.5, dtype=np.float32),
+        "image_std": [np.float64(0.5)] * 3,
+        "cache_dir": np.bool_(False),
+    }
+
+
+def test_numpy_for_python(tokenizer):
+    given = numpy_options()
+    plain = {name: value.tolist() for name, value in given.items() if hasattr(value, "tolist")}
+    plain["image_std"] = (0.5, 0.5, 0.5)
+    plain["text_features"] = torch.eye(32)[:3]
+    image = torch.rand(3, 64, 80)
+    one, other = (
+        CDAMSegmenter(small_model(), None, options.pop("class_names"), **options)(image) for options in (given, plain)
+    )
+    assert torch.equal(one.labels, other.labels)
+    assert torch.equal(one.word_logits, other.word_logits)
+    assert one.class_names == ("background", "cat", "dog")
+
+
+@pytest.mark.parametrize(
+    "names", [("cat", "dog"), [np.array(["cat", "kitten"]), "dog"], np.array(["cat", "dog"], object)]
+)
+def test_names_of_every_sequence(names):
+    words = 3 if isinstance(names, list) else 2
+    made = CDAMSegmenter(
+        small_model(layers=1), None, names, text_features=torch.eye(32)[:words], augmented_prompts=False,
+        background=None, **SIZES,
+    )  # fmt: skip
+    assert made.texts.words.names == ("cat", "dog")
+
+
+def test_the_functions_take_numpys_numbers():
+    similarity, values = torch.randn(5, 6, 6), torch.randn(36, 4)
+    options = {"scales": (0.5, 1.0), "temperature": 0.125, "attention_temperature": 0.25, "minmax": (True, False)}
+    given = {
+        "scales": np.array([0.5, 1.0], dtype=np.float32),
+        "temperature": np.float32(0.125),
+        "attention_temperature": np.float64(0.25),
+        "minmax": (np.bool_(True), np.bool_(False)),
+    }
+    expected = cdam_fast.cdam_attention(similarity, **options)
+    assert torch.equal(cdam_fast.cdam_attention(similarity, **given), expected)
+    assert torch.equal(
+        cdam_fast.cdam_attend(similarity, values, **given), cdam_fast.cdam_attend(similarity, values, **options)
+    )
+    threshold = cdam_fast.entropy_threshold(similarity.flatten(1), alpha=np.float64(2), logit_scale=np.int64(20))
+    assert threshold == cdam_fast.entropy_threshold(similarity.flatten(1), alpha=2.0, logit_scale=20.0)
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "error"),
+    [
+        ("cdam", np.int64(1), TypeError),
+        ("cdam", np.array([True]), TypeError),
+        ("stride", np.float32(32), TypeError),
+        ("stride", np.bool_(True), TypeError),
+        ("stride", np.int64(0), ValueError),
+        ("batch_size", np.array([2]), TypeError),
+        ("alpha", np.bool_(True), TypeError),
+        ("alpha", np.float32("nan"), ValueError),
+        ("alpha", np.array([2.0]), TypeError),
+        ("background", np.float32(2), ValueError),
+        ("background", np.bool_(True), TypeError),
+        ("scales", np.array(["1"]), TypeError),
+        ("scales", np.array(1.0), TypeError),
+        ("scales", np.array([]), ValueError),
+        ("minmax", np.array([1, 0]), TypeError),
+        ("image_mean", np.array([0.5, 0.5]), ValueError),
+        ("image_mean", np.array([[0.5, 0.5, 0.5]]), TypeError),
+        ("image_mean", [0.5, 0.5, float("nan")], ValueError),
+        ("image_mean", "0.5", TypeError),
+        ("image_mean", 0.5, TypeError),
+        ("image_std", (0.5, 0.5, 0.0), ValueError),
+        ("image_std", (0.5, 0.5, True), TypeError),
+        ("text_features", np.ones((3, 32), dtype=np.int64), TypeError),
+    ],
+)
+def test_numpy_is_checked_as_python_is(option, value, error):
+    options = numpy_options() | {option: value}
+    with pytest.raises(error, match=rf"{option}(\[0\])?: got"):
+        CDAMSegmenter(small_model(layers=1), None, options.pop("class_names"), **options)
+
+
+# --- the pixels' mean and deviation
+
+
+@pytest.mark.parametrize("kind", [list, tuple, np.array, torch.tensor])
+def test_own_mean_and_deviation(kind):
+    mean, deviation = [0.4, 0.5, 0.6], [0.2, 0.25, 0.3]
+    given = {"text_features": torch.eye(32)[:2], "augmented_prompts": False, "background": None, **SIZES}
+    made = CDAMSegmenter(small_model(), None, ["cat", "dog"], image_mean=kind(mean), image_std=kind(deviation), **given)
+    image = torch.rand(3, 64, 64)
+    pixels = (image - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(deviation).view(3, 1, 1)
+    torch.testing.assert_close(made.normalise(image), pixels, rtol=0, atol=1e-6)
+    expected = functional.interpolate(made.word_logits(pixels[None]), size=(64, 64), mode="bilinear")[0]
+    torch.testing.assert_close(made(image).word_logits, expected, rtol=0, atol=1e-5)
+    model = small_model()
+    model.visual.image_mean, model.visual.image_std = (0.1, 0.1, 0.1), (0.9, 0.9, 0.9)
+    own = CDAMSegmenter(model, None, ["cat", "dog"], **given)
+    torch.testing.assert_close(own.normalise(image), (image - 0.1) / 0.9)
+    over = CDAMSegmenter(model, None, ["cat", "dog"], image_mean=kind(mean), **given)
+    torch.testing.assert_close(over.normalise(image), (image - torch.tensor(mean).view(3, 1, 1)) / 0.9)
+
+
+# --- word lists of the field
+
+
+def given_features(rows):
+    return {"text_features": torch.eye(max(32, rows))[:rows, :32] + 1e-3, "augmented_prompts": False}
+
+
+def test_a_word_of_two_classes_is_said_and_the_first_gets_it():
+    names = [["background", "wall", "bed"], "cat", "Bed", ["dog", "dog"]]
+    features = torch.eye(32)[[0, 1, 2, 3, 2, 4, 4]]
+    with pytest.warns(UserWarning, match=r"class_names: in two classes: 'Bed' \(background, Bed\); .* the first"):
+        made = CDAMSegmenter(
+            small_model(), None, names, text_features=features, augmented_prompts=False, background=None, **SIZES
+        )
+    assert made.texts.words.classes == (0, 0, 0, 1, 2, 3, 3)
+    assert made.texts.classes.tolist() == [0, 0, 0, 1, 0, 3, 3]
+    seen = {int(label) for seed in range(4) for label in made(torch.rand(3, 64, 64).mul(seed / 3)).labels.unique()}
+    assert 2 not in seen
+
+
+def test_repeated_words_in_one_class_are_said():
+    with pytest.warns(UserWarning, match="class_names: 1 words are there a second time"):
+        CDAMSegmenter(small_model(), None, [["dog", "Dog"]], background=None, **given_features(2), **SIZES)
+
+
+def test_imagenets_names():
+    """A thousand, of which two are equal."""
+    names = open_clip.IMAGENET_CLASSNAMES
+    assert len(names) == 1000
+    assert len(set(names)) < 1000
+    with pytest.warns(UserWarning, match="class_names: in two classes: 'missile'"):
+        made = CDAMSegmenter(
+            small_model(), None, names, background=None, text_features=torch.randn(1000, 32),
+            augmented_prompts=False, **SIZES,
+        )  # fmt: skip
+    assert made(torch.rand(3, 64, 64)).labels.shape == (64, 64)
+
+
+@pytest.mark.parametrize("word", ["cat\ndog", "cat\r\ndog", "cat\u2028dog", "cat\0", "caf\udce9"])
+def test_words_that_are_no_words(word):
+    with pytest.raises(ValueError, match=r"class_names\[1\]: got"):
+        CDAMSegmenter(small_model(), None, ["sky", ["dog", word]], **given_features(3), **SIZES)
+
+
+# --- the class of the background
+
+
+@pytest.mark.parametrize("chosen", [1, "sky", "Air", " SKY ", np.int64(1), np.str_("sky")])
+def test_the_background_by_index_or_word(chosen):
+    names = ["cat", ["sky", "air"], "dog"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        made = CDAMSegmenter(
+            small_model(), None, names, background=1.0, background_class=chosen, logit_scale=1.0,
+            **given_features(4), **SIZES,
+        )  # fmt: skip
+    assert made.texts.words.background == 1
+    assert made(torch.rand(3, 64, 64)).labels.unique().tolist() == [1]
+
+
+def test_the_background_is_not_the_class_of_that_name_where_another_is_given():
+    made = CDAMSegmenter(small_model(), None, ["background", "cat"], background_class=1, **given_features(2), **SIZES)
+    assert made.texts.words.background == 1
+
+
+@pytest.mark.parametrize(
+    ("chosen", "error"),
+    [(3, ValueError), (-1, ValueError), ("grass", ValueError), ("", ValueError), (True, TypeError), (0.0, TypeError)],
+)
+def test_no_such_background(chosen, error):
+    with pytest.raises(error, match=r"background_class: got .*, takes None, an index from 0 to 2 or a word"):
+        CDAMSegmenter(small_model(), None, ["cat", "sky", "dog"], background_class=chosen, **given_features(3), **SIZES)
+
+
+# --- the words' logits
+
+
+def test_logits_of_words_and_of_classes():
+    names, pixels = ["background", ["cat", "kitten"], "dog"], torch.randn(2, 3, 64, 96)
+    made = CDAMSegmenter(small_model(), None, names, **given_features(4), **SIZES)
+    words = made.word_logits(pixels)
+    assert words.shape == (2, 4, 4, 6)
+    by_class = [part.amax(1) for part in words.split(made.texts.words.synonyms, 1)]
+    assert torch.equal(made.patch_logits(pixels), torch.stack(by_class, 1))
+    assert not words.requires_grad
