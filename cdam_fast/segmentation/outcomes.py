@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from itertools import groupby, islice
 from typing import Union
 
@@ -17,8 +17,8 @@ Outcome = Union[Segmentation, Exception]
 Window = tuple[Union[Canvas, Exception], Place]
 """One to look at, or what went wrong before an image had any."""
 
-Model = Callable[[list[Tensor]], Sequence[Tensor]]
-"""From crops ``[3, window, window]`` to the logits of each."""
+Model = Callable[[list[Tensor]], Tensor]
+"""From crops ``[3, window, window]`` to the logits of each, ``[B, Q, h, w]``."""
 
 
 def outcomes(
@@ -50,7 +50,7 @@ def _windows(images: Iterable[object], prepare: Callable[[object, str], Canvas])
     for i, image in enumerate(images):
         try:
             canvas = prepare(image, f"image {i}")
-        except Exception as error:
+        except Exception as error:  # noqa: PERF203 - each image its own
             yield error, (0, 0)
         else:
             yield from ((canvas, place) for place in canvas.places if not canvas.failed)
@@ -85,7 +85,7 @@ def _logits(windows: list[tuple[Canvas, Place]], model: Model, apart: bool) -> I
     if not windows:
         return
     try:
-        results: Sequence[Tensor | Exception] = model([canvas.crop(place) for canvas, place in windows])
+        results: list[Tensor | Exception] = list(model([canvas.crop(place) for canvas, place in windows]))
     except Exception as error:
         if apart and len({id(canvas) for canvas, _ in windows}) > 1:
             if str(error).startswith("batch_size: "):
