@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import unicodedata
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NamedTuple
+
+from cdam_fast.segmentation.class_files import read_class_file
 
 MOST_SYNONYMS = 100
 LONGEST_WORD = 200  # characters; CLIP reads 77 tokens, template included
@@ -30,13 +35,16 @@ class Words(NamedTuple):
 
 
 def check_class_names(class_names: object) -> Words:
-    """A sequence of strings or of sequences of synonyms; no word twice, letter case aside.
+    """A sequence of strings or of sequences of synonyms, or a path of `read_class_file`'s; no word twice.
 
     Raises:
         TypeError: no sequence, or something else than strings in it. ValueError: no class, a class without a word,
-            an empty, overlong or repeated word, more than 100 synonyms of a class.
+            an empty, overlong or repeated word, one with a line break or another control character or with bytes that
+            are no text, more than 100 synonyms of a class; a file that cannot be read.
     """
-    takes = "takes a sequence of strings or of lists of synonyms"
+    takes = "takes a sequence of strings or of lists of synonyms, or the pathlib.Path of a file of them"
+    if isinstance(class_names, os.PathLike):
+        class_names = read_class_file(Path(class_names))
     if isinstance(class_names, str) or not isinstance(class_names, Sequence):
         raise TypeError(f"class_names: got {type(class_names).__name__}, {takes}")
     if not class_names:
@@ -56,9 +64,22 @@ def check_class_names(class_names: object) -> Words:
         for word in map(str.strip, synonyms):
             if len(word) > LONGEST_WORD:
                 raise ValueError(f"class_names[{i}]: got a word of {len(word)} characters, takes {LONGEST_WORD}")
+            _check_characters(f"class_names[{i}]", word)
             if word.casefold() in map(str.casefold, words):
                 raise ValueError(f"class_names[{i}]: got {word!r} a second time, takes each word once")
             words.append(word)
             classes.append(i)
     background = next((of for word, of in zip(words, classes) if word.casefold() == BACKGROUND), None)
     return Words(tuple(first_words), tuple(words), tuple(classes), background)
+
+
+def _check_characters(name: str, word: str) -> None:
+    """A word goes into prompts, file names' text, JSON and onto terminals."""
+    for char in word:
+        if unicodedata.category(char) in ("Cc", "Zl", "Zp"):
+            raise ValueError(
+                f"{name}: got {word!r}, takes words of one line without control characters; a file of classes, one a "
+                "line, is given by its path"
+            )
+        if unicodedata.category(char) == "Cs":
+            raise ValueError(f"{name}: got {word!r}, which is no text in UTF-8")
