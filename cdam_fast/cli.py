@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from cdam_fast import __version__
 from cdam_fast.evaluation import commands, measurements, streams
@@ -17,6 +18,13 @@ class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """One line instead of the usage and the message."""
         self.exit(2, streams.one_line(f"{self.prog}: error: {message}") + "\n")
+
+    def _print_message(self, message: str, file: Any = None) -> None:
+        """Argparse's own ignores a stream that fails."""
+        stream = file or sys.stderr
+        if message and stream is not None:
+            with streams.writing(stream):
+                stream.write(message)
 
 
 def _parser() -> argparse.ArgumentParser:

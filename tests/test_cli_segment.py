@@ -244,7 +244,7 @@ def test_weights_without_a_network_say_what_to_do(photo, out, capsys, monkeypatc
 
     monkeypatch.setattr(open_clip, "create_model", offline)
     assert cli.main(["segment", str(photo), "--classes", "cat", "--out", str(out)]) == 2
-    (line,) = capsys.readouterr().err.splitlines()
+    _, line = capsys.readouterr().err.splitlines()
     assert line.startswith("cdam-fast segment: error: --pretrained: cannot get 'laion2b_s34b_b88k' of ViT-B-16")
     assert "give the path of its weights in safetensors format" in line
 

@@ -7,7 +7,7 @@ import contextlib
 import logging
 import os
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -125,7 +125,8 @@ def _segment(parsed: argparse.Namespace) -> int:
     from cdam_fast.evaluation.segment import run_segment
 
     classes = parse_classes(parsed.classes)
-    photos = find_photos(parsed.photos, _note(parsed.command))
+    left_out: list[str] = []
+    photos = find_photos(parsed.photos, left_out.append)
     out = make_folder(parsed.out)
     options = {
         "cdam": not parsed.no_cdam,
@@ -134,7 +135,7 @@ def _segment(parsed: argparse.Namespace) -> int:
         "alpha": parsed.alpha,
         "batch_size": parsed.batch_size,
     }
-    segmenter = _segmenter(parsed, classes, options)
+    segmenter = _segmenter(parsed, classes, options, left_out)
     settings = {"classes": classes, "model": parsed.model, "weights": _weights(parsed.pretrained), "base": parsed.base}
     settings |= {name: value for name, value in options.items() if name != "batch_size"}
     settings |= {name: getattr(parsed, name) for name in _SIDES}
@@ -172,13 +173,16 @@ def _map(parsed: argparse.Namespace) -> int:
     return 0
 
 
-def _segmenter(parsed: argparse.Namespace, classes: Any, options: dict[str, Any]) -> Any:
+def _segmenter(parsed: argparse.Namespace, classes: Any, options: dict[str, Any], notes: Sequence[str] = ()) -> Any:
     from cdam_fast.evaluation.devices import describe_device, parse_device
     from cdam_fast.segmentation import CDAMSegmenter
 
     device = parse_device(parsed.device)
+    tell(describe_device(device))
+    for line in notes:
+        _note(parsed.command)(line)
     with _named_errors():
-        segmenter = CDAMSegmenter.from_pretrained(
+        return CDAMSegmenter.from_pretrained(
             parsed.model,
             parsed.pretrained,
             classes,
@@ -189,9 +193,6 @@ def _segmenter(parsed: argparse.Namespace, classes: Any, options: dict[str, Any]
             dtype=_DTYPES[parsed.dtype],
             **options,
         )
-    height, width = segmenter.tower.patch
-    tell(describe_device(device, (parsed.window // height) * (parsed.window // width)))
-    return segmenter
 
 
 def _background(text: str) -> str | float | None:

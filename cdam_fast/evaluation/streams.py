@@ -42,6 +42,18 @@ def one_line(text: str) -> str:
     )
 
 
+@contextlib.contextmanager
+def writing(stream: TextIO) -> Iterator[None]:
+    """A stream that takes nothing more raises StreamError, or BrokenPipeError where nobody reads on."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        name = "standard error" if stream is sys.stderr else "standard output"
+        raise StreamError(f"cannot write to {name}: {error.strerror or error}") from None
+
+
 def say(text: str) -> None:
     """A line on standard output."""
     _write(sys.stdout, text)
@@ -53,7 +65,7 @@ def tell(text: str) -> None:
 
 
 def _write(stream: TextIO, text: str) -> None:
-    with _named(stream):
+    with writing(stream):
         print(one_line(text), file=stream)
 
 
@@ -64,7 +76,7 @@ def show(renderable: Any, width: int = 120) -> None:
     console = Console()
     if not console.is_terminal:
         console = Console(width=width)
-    with _named(sys.stdout):
+    with writing(sys.stdout):
         console.print(renderable)
 
 
@@ -72,7 +84,7 @@ def close() -> None:
     """Hand over what is still held back. BrokenPipeError or StreamError where that fails."""
     for stream in (sys.stdout, sys.stderr):
         if stream is not None:
-            with _named(stream):
+            with writing(stream):
                 stream.flush()
 
 
@@ -89,14 +101,3 @@ def _abandon(stream: TextIO) -> None:
     except OSError:
         with contextlib.suppress(OSError, ValueError), Path(os.devnull).open("wb") as nothing:
             os.dup2(nothing.fileno(), stream.fileno())
-
-
-@contextlib.contextmanager
-def _named(stream: TextIO) -> Iterator[None]:
-    try:
-        yield
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        name = "standard error" if stream is sys.stderr else "standard output"
-        raise StreamError(f"cannot write to {name}: {error.strerror or error}") from None

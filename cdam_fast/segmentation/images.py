@@ -143,6 +143,8 @@ def _upright(image: Any) -> Any:
     """Turned as its EXIF says, which is never rewritten; as it is where the EXIF cannot be read."""
     from PIL import Image
 
+    if image.format == "TIFF":  # turned while it was loaded, though older versions still say it is not
+        return image
     try:
         turn = _TURNS.get(image.getexif().get(_ORIENTATION))
     except Exception:
