@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager
 from itertools import groupby, islice
 from typing import Union
 
-import torch
 from torch import Tensor
 
 from cdam_fast.segmentation.result import Segmentation
@@ -29,6 +29,7 @@ def outcomes(
     batch_size: int,
     *,
     apart: bool,
+    settings: Callable[[], AbstractContextManager[object]],
 ) -> Iterator[Outcome]:
     """What became of each image, in order; images are taken as they are needed.
 
@@ -38,10 +39,11 @@ def outcomes(
         model, finish: what the windows go through, and what is made of their logits.
         batch_size: windows at once, of whatever images.
         apart: where a batch fails, take it one image at a time to find whose failure it is.
+        settings: of PyTorch, under which the model runs.
     """
     windows = _windows(images, prepare)
     while batch := list(islice(windows, batch_size)):
-        with torch.no_grad():
+        with settings():
             done = list(_done(batch, model, finish, apart))
         yield from done
 

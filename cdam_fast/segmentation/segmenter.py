@@ -234,7 +234,15 @@ class CDAMSegmenter:
         return self._outcomes(images, apart=True)
 
     def _outcomes(self, images: Iterable[object], apart: bool) -> Iterator[Segmentation | Exception]:
-        return outcomes(images, self._canvas, self._guarded, self._finish, self.options.batch_size, apart=apart)
+        return outcomes(
+            images,
+            self._canvas,
+            self._guarded,
+            self._finish,
+            self.options.batch_size,
+            apart=apart,
+            settings=torch.no_grad,
+        )
 
     def _canvas(self, image: object, name: str) -> Canvas:
         options = self.options

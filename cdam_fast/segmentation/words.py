@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -35,14 +34,13 @@ class Words(NamedTuple):
 
 
 def check_class_names(class_names: object) -> Words:
-    """A sequence of strings or of sequences of synonyms, or a path of `read_class_file`'s; no word twice.
+    """A sequence of strings or of sequences of synonyms; no word twice, letter case aside.
 
     Raises:
         TypeError: no sequence, or something else than strings in it. ValueError: no class, a class without a word,
-            an empty, overlong or repeated word, one with a line break or another control character or with bytes that
-            are no text, more than 100 synonyms of a class; a file that cannot be read.
+            an empty, overlong or repeated word, more than 100 synonyms of a class.
     """
-    takes = "takes a sequence of strings or of lists of synonyms, or the pathlib.Path of a file of them"
+    takes = "takes a sequence of strings or of lists of synonyms"
     if isinstance(class_names, os.PathLike):
         class_names = read_class_file(Path(class_names))
     if isinstance(class_names, str) or not isinstance(class_names, Sequence):
@@ -64,22 +62,9 @@ def check_class_names(class_names: object) -> Words:
         for word in map(str.strip, synonyms):
             if len(word) > LONGEST_WORD:
                 raise ValueError(f"class_names[{i}]: got a word of {len(word)} characters, takes {LONGEST_WORD}")
-            _check_characters(f"class_names[{i}]", word)
             if word.casefold() in map(str.casefold, words):
                 raise ValueError(f"class_names[{i}]: got {word!r} a second time, takes each word once")
             words.append(word)
             classes.append(i)
     background = next((of for word, of in zip(words, classes) if word.casefold() == BACKGROUND), None)
     return Words(tuple(first_words), tuple(words), tuple(classes), background)
-
-
-def _check_characters(name: str, word: str) -> None:
-    """A word goes into prompts, file names' text, JSON and onto terminals."""
-    for char in word:
-        if unicodedata.category(char) in ("Cc", "Zl", "Zp"):
-            raise ValueError(
-                f"{name}: got {word!r}, takes words of one line without control characters; a file of classes, one a "
-                "line, is given by its path"
-            )
-        if unicodedata.category(char) == "Cs":
-            raise ValueError(f"{name}: got {word!r}, which is no text in UTF-8")
