@@ -27,7 +27,7 @@ TOWER = {"width": 64, "layers": 3}
 CONFIG = {
     "embed_dim": 32,
     "vision_cfg": {"image_size": 64, "patch_size": 16, "head_width": 32, **TOWER},
-    "text_cfg": {"context_length": 77, "vocab_size": 49408, "heads": 2, **TOWER, "layers": 2},
+    "text_cfg": {"context_length": 77, "vocab_size": 1000, "heads": 2, **TOWER, "layers": 2},
 }
 
 
@@ -211,7 +211,7 @@ def test_no_pickled_code_runs(content, way, config, tmp_path, capsys):
 
 def saved_as(kind, path):
     """OpenAI's structure with random weights, written as people have it."""
-    model = openai_model()
+    model = openai_model(vocabulary=1000)
     state = original_state(model)
     if kind == "original":
         torch.save(state, path)
@@ -245,12 +245,12 @@ def test_openais_weights_get_quickgelu(kind, tmp_path, recwarn):
     )
     source = saved_as(kind, path)
     recwarn.clear()
-    model, tokenizer = load_clip(json_path, path, CPU)
+    model, _ = load_clip(json_path, path, CPU)
     assert activations(model) == "QuickGELU"
     said = [str(one.message) for one in recwarn.list if "QuickGELU" in str(one.message)]
     assert len(said) == (kind in ("converted", "mixed"))
     assert all(value.dtype == torch.float32 for value in model.state_dict().values())
-    tokens = tokenizer(["a photo of a cat.", "sky"])
+    tokens = torch.randint(1000, (2, 77))
     source = source.float()
     with torch.no_grad():
         expected = source.encode_text(tokens), source.encode_image(torch.ones(1, 3, 64, 64))
@@ -308,7 +308,7 @@ def test_damaged_archives_are_named(config, tmp_path):
     saved_as("archive", path)
     content = bytearray(path.read_bytes())
     generator = np.random.default_rng(0)
-    for i in range(40):
+    for i in range(15):
         damaged = content.copy()
         start = int(generator.integers(len(damaged) - 4))
         for place in (start, start + 1, int(generator.integers(2000)), len(damaged) - int(generator.integers(1, 3000))):
@@ -489,6 +489,7 @@ def snapshot(folder, config=CONFIG, weights="open_clip_model.safetensors", pixel
 
 NAMES = ["background", "cat", "dog"]
 SIZES = {"short_side": 64, "window": 64, "stride": 32, "scales": (1.0,), "augmented_prompts": False}
+GIVEN = {"text_features": torch.eye(32)[:3], **SIZES}
 
 
 @pytest.mark.parametrize("spelled", ["{}", "local-dir:{}", "{}/open_clip_config.json"])
@@ -497,7 +498,7 @@ SIZES = {"short_side": 64, "window": 64, "stride": 32, "scales": (1.0,), "augmen
 )
 def test_a_snapshot_folder(spelled, weights, tmp_path):
     state = snapshot(tmp_path / "snap", weights=weights)
-    made = CDAMSegmenter.from_pretrained(spelled.format(tmp_path / "snap"), class_names=NAMES, cache_dir=False, **SIZES)
+    made = CDAMSegmenter.from_pretrained(spelled.format(tmp_path / "snap"), class_names=NAMES, **GIVEN)
     assert torch.equal(made.tower.visual.proj, state["visual.proj"])
     image = torch.rand(3, 64, 64)
     torch.testing.assert_close(made.normalise(image), (image - 0.5) / 0.5)
