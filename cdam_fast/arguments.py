@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from numbers import Integral
 from typing import NamedTuple
 
 import numpy as np
@@ -199,3 +200,14 @@ def check_attention(attention: object) -> Tensor:
     if checked.shape[-1] != checked.shape[-2]:
         raise ValueError(f"attention: got shape {tuple(checked.shape)}, takes {shape}")
     return checked
+
+
+def check_heads(heads: object) -> int | None:
+    """None, or an integer of at least 1."""
+    if heads is None:
+        return None
+    if isinstance(heads, bool) or not isinstance(heads, Integral):
+        raise TypeError(f"heads: got {heads!r} ({type(heads).__name__}), takes None or an integer of at least 1")
+    if heads < 1:
+        raise ValueError(f"heads: got {heads}, takes None or an integer of at least 1")
+    return int(heads)

@@ -14,6 +14,7 @@ from cdam_fast.arguments import (
     check_attention,
     check_backend,
     check_distributions,
+    check_heads,
     check_metric,
     check_options,
     check_out_dtype,
@@ -167,12 +168,31 @@ def pairwise_divergence(p: Tensor, q: Tensor | None = None, *, metric: str = "js
         return portable.pairwise_divergence(p.to(dtype), second, metric=metric).to(p.dtype)
 
 
-def with_cls_token(attention: Tensor) -> Tensor:
+def with_cls_token(attention: Tensor, *, heads: int | None = None) -> Tensor:
     """Add a zero CLS row and a zero CLS column in front: ``[..., N, N] -> [..., N+1, N+1]``.
 
     What CLIP's last block takes: the CLS token neither attends nor is attended to.
 
+    Args:
+        attention: ``[..., N, N]``, any floating dtype, which the result keeps.
+        heads: None, or the number of heads that share an image's map: the result is then what
+            ``torch.bmm(weight, v)`` takes where v was made by ``reshape(tokens, batch * heads, -1).transpose(0, 1)``,
+            as in CLIP's ``multi_head_attention_forward``.
+
+    Returns:
+        ``[..., N+1, N+1]``. With heads the leading dims become one, in their order, an image's heads in a row:
+        ``[B, N, N] -> [B * heads, N+1, N+1]``, and ``[N, N]`` is one image. One image's map is not copied: its heads
+        are a view of one storage, to be read and not written into; of several images each head has a copy.
+
+    Differentiable.
+
     Raises:
-        TypeError: no tensor, or an integer dtype. ValueError: not square.
+        TypeError: attention that is no tensor or of an integer dtype; heads that is no integer. ValueError: attention
+            that is not square; heads below 1.
     """
-    return functional.pad(check_attention(attention), (1, 0, 1, 0))
+    checked, count = check_attention(attention), check_heads(heads)
+    padded = functional.pad(checked, (1, 0, 1, 0))
+    if count is None:
+        return padded
+    tokens = padded.shape[-1]
+    return padded.reshape(-1, 1, tokens, tokens).expand(-1, count, -1, -1).flatten(0, 1)

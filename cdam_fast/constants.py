@@ -1,5 +1,7 @@
 """Defaults of the paper and of the authors' code, and the patch grid of a scale."""
 
+import math
+
 SCALES: tuple[float, ...] = (0.25, 0.37, 0.5, 0.63, 0.75, 0.87, 1.0)
 """The set M of scales (Eq. 3)."""
 
@@ -12,9 +14,19 @@ ATTENTION_TEMPERATURE = 0.1
 EPSILON = 1e-8
 """Added to the denominator of each row min-max."""
 
+FLATNESS = 8.0
+"""A row of the divergence is flat where its range is at most ``eps * (terms + 8 * largest)``: eps of the arithmetic's
+dtype, terms the size of what the metric subtracts, largest the row's largest divergence. What such a row holds is
+rounding, which a min-max would stretch to [0, 1]."""
+
 METRICS = ("js", "kl", "wasserstein")
 ORDERS = ("official", "paper")
 BACKENDS = ("auto", "reference", "portable", "triton")
+
+
+def metric_terms(metric: str, classes: int) -> float:
+    """Rounding of a divergence of equal distributions, in units of eps: Wasserstein's sums up that of C logits."""
+    return {"js": 1.0, "kl": 1 + math.log(classes), "wasserstein": 8.0 * classes}[metric]
 
 
 def scaled_grid(height: int, width: int, scale: float) -> tuple[int, int]:

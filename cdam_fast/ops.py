@@ -18,6 +18,7 @@ from torch import Tensor
 from cdam_fast import portable
 from cdam_fast.arguments import MapOptions, working_similarity
 from cdam_fast.constants import scaled_grid
+from cdam_fast.tracing import as_batch, is_compiling, is_traced
 
 OLDEST_TRITON = (3, 2)
 OLDEST_CAPABILITY = (7, 5)
@@ -39,7 +40,7 @@ def refusal(tensor: Tensor, patches: int = 0) -> str | None:
         return f"got {tensor.dtype} input, takes float16, bfloat16 or float32; 'portable' takes float64"
     if patches > LARGEST_MAP:
         return f"got a map of {patches} patches, takes {LARGEST_MAP} at most; 'portable' takes more"
-    return None if torch.compiler.is_compiling() else _refusal_of_device(tensor.device)
+    return None if is_compiling() else _refusal_of_device(tensor.device)
 
 
 @cache
@@ -80,11 +81,10 @@ def cdam_attention(similarity: Tensor, options: MapOptions, out_dtype: torch.dty
         # the kernels that keep nothing for a backward pass leave all but the divergence to PyTorch
         divergence = pairwise_divergence if options.metric == "js" else portable.pairwise_divergence
         return portable.cdam_attention(working_similarity(similarity), options, divergence).to(out_dtype)
-    batch = similarity.shape[:-3]
-    images = similarity.reshape(batch.numel(), *similarity.shape[-3:])
+    images = as_batch(similarity, 3)
     function = _map if _is_plain(similarity) else torch.ops.cdam_fast.triton_map
     maps: Tensor = function(images, *options, out_dtype)
-    return maps.reshape(*batch, *maps.shape[1:])
+    return maps.reshape(*similarity.shape[:-3], *maps.shape[1:])
 
 
 def cdam_attend(similarity: Tensor, values: Tensor, options: MapOptions, out_dtype: torch.dtype) -> Tensor:
@@ -92,28 +92,24 @@ def cdam_attend(similarity: Tensor, values: Tensor, options: MapOptions, out_dty
     if torch.is_grad_enabled() and (similarity.requires_grad or values.requires_grad):
         attention = cdam_attention(similarity, options, torch.float32)
         return (attention @ values.to(torch.float32)).to(out_dtype)
-    batch = similarity.shape[:-3]
-    images = similarity.reshape(batch.numel(), *similarity.shape[-3:])
-    flat = values.reshape(batch.numel(), *values.shape[-2:])
+    images, flat = as_batch(similarity, 3), as_batch(values, 2)
     function = _attend if _is_plain(similarity) and _is_plain(values) else torch.ops.cdam_fast.triton_attend
     result: Tensor = function(images, flat, *options, out_dtype)
-    return result.reshape(*batch, *result.shape[1:])
+    return result.reshape(*similarity.shape[:-3], *result.shape[1:])
 
 
 def pairwise_divergence(p: Tensor, q: Tensor | None = None, *, metric: str) -> Tensor:
     """``p [..., N, C]``, ``q [..., M, C]`` -> ``[..., N, M]`` in p's dtype; differentiable once."""
-    batch = p.shape[:-2]
-    flat_p = p.reshape(batch.numel(), *p.shape[-2:])
-    flat_q = None if q is None else q.reshape(batch.numel(), *q.shape[-2:])
+    flat_p, flat_q = as_batch(p, 2), None if q is None else as_batch(q, 2)
     plain = _is_plain(p) and (q is None or _is_plain(q))
     result: Tensor = (_divergence if plain else torch.ops.cdam_fast.triton_divergence)(flat_p, flat_q, metric)
-    return result.reshape(*batch, *result.shape[1:])
+    return result.reshape(*p.shape[:-2], *result.shape[1:])
 
 
 def _is_plain(tensor: Tensor) -> bool:
     """Whether neither autograd nor a tracer needs to see an operator, which costs 0.1 ms."""
     differentiated = torch.is_grad_enabled() and tensor.requires_grad
-    return not differentiated and not torch.compiler.is_compiling() and type(tensor) is Tensor
+    return not differentiated and not is_traced(tensor)
 
 
 def _kernel_options(similarity: Tensor, options: MapOptions) -> Any:

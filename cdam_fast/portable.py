@@ -7,18 +7,34 @@ The stages carry the names of `cdam_fast.reference`; the work behind `pairwise_d
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from cdam_fast.arguments import MapOptions
-from cdam_fast.constants import EPSILON, scaled_grid
-from cdam_fast.divergence import pairwise_divergence
+from cdam_fast.constants import EPSILON, FLATNESS, metric_terms, scaled_grid
+from cdam_fast.divergence import FINE_TRUNCATION, NEGLIGIBLE_RANGE, pairwise_divergence
+from cdam_fast.tracing import as_batch, is_compiling, is_traced
 
 __all__ = ["cdam_attention", "distributions", "normalise", "pairwise_divergence", "resize"]
 
 _BLOCK = 1 << 20  # elements of a block of rows: 4 MB, so that a stage's temporaries stay in the last-level cache
+
+LEAST_SHARE = 0.3
+"""Of a row's largest divergence: a scale with a row of smaller range goes in float64. CLIP-like rows have 0.4."""
+
+MANY_CLASSES = 64
+LEAST_LOGIT = -4.0
+"""Class distributions are float32 from so many classes, while the least logit lies so near the largest: CLIP's."""
+
+MOST_LOGIT = 10.0
+"""Of the softmax over patches, in float32."""
+
+LEAST_REACH = 4e-3
+"""As much, of the largest probability: error x sqrt(range) was 1.8e-7 with 2 classes, 1e-7 with 5, 2.5e-9 with 161."""
 
 
 def _resize_grid(grid: Tensor, height: int, width: int) -> Tensor:
@@ -48,65 +64,151 @@ def resize(pairs: Tensor, grid: tuple[int, int], height: int, width: int, *, sym
     return _resize_rows(resized, grid, height, width)
 
 
-def normalise(divergence: Tensor, attention_temperature: float, minmax: tuple[bool, bool]) -> tuple[Tensor, Tensor]:
+class _Rows(NamedTuple):
+    """A divergence whose rows are to be normalised, with their extremes."""
+
+    pairs: Tensor
+    """``[B, rows, columns]``"""
+    low: Tensor
+    high: Tensor
+    """``[B, rows, 1]``"""
+    flat: Tensor | None
+    """``[B, rows, 1]``: whether rounding is all that a row holds; None where no row is flat."""
+
+    def block(self, start: int, stop: int) -> _Rows:
+        """Some of the rows."""
+        return _Rows(*(None if part is None else part[:, start:stop] for part in self))  # type: ignore[arg-type]
+
+
+def normalise(rows: _Rows, attention_temperature: float, minmax: tuple[bool, bool]) -> tuple[Tensor, Tensor]:
     """Row min-max of ``1 - D``, row softmax (Eq. 2), row min-max, as two factors of the attention map.
 
     The softmax does not see a row's constant, so ``1 - D`` and its shift never round away the few digits of D.
-    The second factor is ``[B, rows, 1]``: whoever adds maps up multiplies it in on the way.
+    The second factor is ``[B, rows, 1]``: whoever adds maps up multiplies it in on the way. Flat rows are constant.
     """
-    low, high = divergence.amin(-1, keepdim=True), divergence.amax(-1, keepdim=True)
+    divergence, low, high, flat = rows
+    reach = high - low
+    span = reach + EPSILON if minmax[0] else torch.ones_like(low)
+    rates = 1 / (attention_temperature * span)
+    if flat is not None:
+        rates = rates.masked_fill(flat, 0)
     if minmax == (False, True):
         # e^-u - e^-U with U the row's range: nearly flat rows, unstretched, would cancel in the softmax
-        rate = 1 / attention_temperature
-        above, below = (divergence - low) * -rate, (divergence - high) * rate
-        exponential = torch.exp(above)
-        shifted = -exponential * torch.expm1(below)
-        contrast = -torch.expm1((low - high) * rate)
+        exponential = torch.exp((divergence - low) * -rates)
+        shifted = -exponential * torch.expm1((divergence - high) * rates)
+        contrast = -torch.expm1(-reach * rates)
         return shifted, 1 / (contrast + EPSILON * exponential.sum(-1, keepdim=True))
-    span = high - low + EPSILON if minmax[0] else torch.ones_like(low)
-    rates = 1 / (attention_temperature * span)
     softmax = torch.softmax(divergence * -rates, dim=-1)
     if not minmax[1]:
         return softmax, torch.ones_like(rates)
     most = softmax.amax(-1, keepdim=True)
-    least = most * torch.exp((low - high) * rates)
+    least = most * torch.exp(-reach * rates)
     shifted = softmax - least if softmax.requires_grad else softmax.sub_(least)
     return shifted, 1 / (most - least + EPSILON)
 
 
-def _add_attention(total: Tensor, divergence: Tensor, options: MapOptions) -> None:
+def flat_rows(rows: _Rows, terms: float) -> Tensor:
+    """Whether rounding is all that a row holds, ``[B, rows, 1]``; see `cdam_fast.constants.FLATNESS`."""
+    resolution = torch.finfo(rows.low.dtype).eps * (terms + FLATNESS * rows.high)
+    return (rows.high - rows.low <= resolution) & rows.high.isfinite()
+
+
+def _is_resolved(rows: _Rows, p: Tensor, terms: float, options: MapOptions) -> bool:
+    """Whether float32 holds every row's range to what a map is held to; no row is flat then.
+
+    A divergence is off by its own rounding, and by about ``1e-7 sqrt(JS p)`` for that of a float32 p.
+    """
+    reach = rows.high - rows.low
+    least = p.amax() * LEAST_REACH if p.dtype == torch.float32 else 100 * torch.finfo(reach.dtype).eps * terms
+    coarse = (reach < least) | (reach < rows.high * LEAST_SHARE)
+    if not options.minmax[0]:  # the softmax then sees the divergence itself
+        coarse = coarse | (rows.high > MOST_LOGIT * options.attention_temperature)
+    return not bool(coarse.any())
+
+
+def _add_attention(total: Tensor, rows: _Rows, options: MapOptions) -> None:
     """Add one scale's share of the mean attention map to total, a block of rows at a time."""
-    rows, share = total.shape[-2], 1 / len(options.scales)
-    step = rows if torch.compiler.is_compiling() else max(1, _BLOCK // max(1, total.shape[0] * total.shape[-1]))
-    for start in range(0, rows, step):
-        block = divergence if step >= rows else divergence[:, start : start + step]
+    count, share = total.shape[-2], 1 / len(options.scales)
+    whole = is_compiling() or total.numel() <= _BLOCK
+    step = count if whole else max(1, _BLOCK // (total.shape[0] * total.shape[-1]))
+    for start in (0,) if whole else range(0, count, step):
+        block = rows if whole else rows.block(start, start + step)
         shifted, gain = normalise(block, options.attention_temperature, options.minmax)
-        total[:, start : start + step].addcmul_(shifted, gain, value=share)
+        place = total if whole else total[:, start : start + step]
+        place.addcmul_(shifted.to(total.dtype), gain.to(total.dtype), value=share)
+
+
+def _logits(similarity: Tensor, options: MapOptions) -> Tensor:
+    """The similarity over the temperature; in the paper's order, its softmax over classes."""
+    # a softmax over classes does not see a patch's constant, resized or not; without it, large logits keep their digits
+    logits = (similarity - similarity.amax(-3, keepdim=True).detach()) / options.temperature
+    return torch.softmax(logits, dim=-3) if options.order == "paper" else logits
+
+
+def _needs_float64(logits: Tensor, metric: str, *, traced: bool) -> bool:
+    """Whether float32 distributions are too far off: a resize is, by the ulp of an index times a step of the logits.
+
+    KL and Wasserstein are of first order in it, JS of second; many classes average it, logits far apart enlarge it.
+    """
+    if metric != "js" or logits.shape[-3] < MANY_CLASSES:
+        return True
+    return not traced and logits.numel() > 0 and float(logits.detach().amin()) < LEAST_LOGIT
+
+
+def _rows_at(
+    logits: Tensor, scale: float, options: MapOptions, divergence: Callable[..., Tensor], dtype: torch.dtype
+) -> tuple[_Rows, Tensor]:
+    """The divergence at one scale as it is to be normalised, and the class distributions that it is of."""
+    height, width = logits.shape[-2:]
+    p = distributions(logits, scale, options.order)
+    if options.metric == "js":
+        p = p.to(dtype)
+    pairs = divergence(p, metric=options.metric).to(dtype)
+    if options.order == "official" and scale != 1:
+        grid = scaled_grid(height, width, scale)
+        pairs = resize(pairs, grid, height, width, symmetric=options.metric != "kl")
+    return _Rows(pairs, pairs.amin(-1, keepdim=True), pairs.amax(-1, keepdim=True), None), p
+
+
+def _exact_rows(logits: Tensor, scale: float, options: MapOptions) -> _Rows:
+    """As `_rows_at`, in float64; by the definition where a row needs more than fine features give."""
+    rows, _ = _rows_at(logits, scale, options, partial(pairwise_divergence, fine=True), torch.float64)
+    reach = rows.high - rows.low
+    if bool((reach < 1e6 * FINE_TRUNCATION * (rows.high.amax() + NEGLIGIBLE_RANGE)).any()):
+        rows, _ = _rows_at(logits, scale, options, pairwise_divergence, torch.float64)
+    return rows
+
+
+def _add_resized(total: Tensor, rows: _Rows, scale: float, size: tuple[int, int], options: MapOptions) -> None:
+    """As `_add_attention`, for the paper's order at a reduced scale: the attention map itself is resized."""
+    shifted, gain = normalise(rows, options.attention_temperature, options.minmax)
+    resized = resize(shifted * gain, scaled_grid(*size, scale), *size, symmetric=False)
+    total.add_(resized.to(total.dtype), alpha=1 / len(options.scales))
 
 
 def _attention_of_images(similarity: Tensor, options: MapOptions, divergence: Callable[..., Tensor]) -> Tensor:
     """``[B, C, h, w] -> [B, N, N]``: the mean over scales."""
     height, width = similarity.shape[-2:]
-    symmetric = options.metric != "kl"
-    # a softmax over classes does not see a patch's constant, resized or not; without it, large logits keep their digits
-    logits = (similarity - similarity.amax(-3, keepdim=True).detach()) / options.temperature
-    if options.metric != "js":  # of first order in a probability's rounding, where JS is of second order
-        logits = logits.double()
-    if options.order == "paper":
-        logits = torch.softmax(logits, dim=-3)
+    traced = is_traced(similarity)
+    logits = _logits(similarity, options)
+    if _needs_float64(logits, options.metric, traced=traced):
+        logits = _logits(similarity.double(), options)
     total = similarity.new_zeros(similarity.shape[0], height * width, height * width)
+    judged = total.dtype == torch.float32 and divergence is pairwise_divergence and not traced
+    judged = judged and len(total) > 0
+    terms = metric_terms(options.metric, similarity.shape[-3])
+    exact = None
     for scale in options.scales:
-        grid = scaled_grid(height, width, scale)
-        pairs = divergence(distributions(logits, scale, options.order), metric=options.metric)
-        pairs = pairs.to(similarity.dtype)
+        rows, p = _rows_at(logits, scale, options, divergence, total.dtype)
+        if not judged or not _is_resolved(rows, p, terms, options):
+            if judged:
+                exact = _logits(similarity.double(), options) if exact is None else exact
+                rows = _exact_rows(exact, scale, options)
+            rows = rows._replace(flat=flat_rows(rows, terms))
         if options.order == "official" or scale == 1:
-            _add_attention(
-                total, pairs if scale == 1 else resize(pairs, grid, height, width, symmetric=symmetric), options
-            )
+            _add_attention(total, rows, options)
         else:
-            shifted, gain = normalise(pairs, options.attention_temperature, options.minmax)
-            resized = resize(shifted * gain, grid, height, width, symmetric=False)
-            total.add_(resized, alpha=1 / len(options.scales))
+            _add_resized(total, rows, scale, (height, width), options)
     return total
 
 
@@ -117,10 +219,9 @@ def cdam_attention(
 
     ``divergence`` is `pairwise_divergence` or the same from elsewhere.
     """
-    batch = similarity.shape[:-3]
-    images = similarity.reshape(batch.numel(), *similarity.shape[-3:])
-    if similarity.device.type != "cpu" or torch.compiler.is_compiling() or images.shape[0] < 2:
+    images = as_batch(similarity, 3)
+    if similarity.device.type != "cpu" or is_traced(similarity) or images.shape[0] < 2:
         maps = _attention_of_images(images, options, divergence)
     else:  # one image's maps fit a CPU's cache, a batch's do not
         maps = torch.cat([_attention_of_images(image, options, divergence) for image in torch.split(images, 1)])
-    return maps.reshape(*batch, *maps.shape[1:])
+    return maps.reshape(*similarity.shape[:-3], *maps.shape[1:])

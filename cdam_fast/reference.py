@@ -23,7 +23,7 @@ from cdam_fast.arguments import (
     working_dtype,
     working_similarity,
 )
-from cdam_fast.constants import ATTENTION_TEMPERATURE, EPSILON, SCALES, TEMPERATURE, scaled_grid
+from cdam_fast.constants import ATTENTION_TEMPERATURE, EPSILON, FLATNESS, SCALES, TEMPERATURE, metric_terms, scaled_grid
 
 
 def _resize_grid(grid: Tensor, height: int, width: int) -> Tensor:
@@ -91,6 +91,12 @@ def resize(pairs: Tensor, grid: tuple[int, int], height: int, width: int) -> Ten
     return _resize_grid(columns.mT.reshape(*columns.mT.shape[:-1], *grid), height, width).flatten(-2).mT
 
 
+def flat_rows(divergence: Tensor, terms: float) -> Tensor:
+    """Whether rounding is all that a row holds, ``[..., N, M] -> [..., N, 1]``; see `cdam_fast.constants.FLATNESS`."""
+    low, high = divergence.amin(-1, keepdim=True), divergence.amax(-1, keepdim=True)
+    return (high - low <= torch.finfo(low.dtype).eps * (terms + FLATNESS * high)) & high.isfinite()
+
+
 def _row_minmax(attention: Tensor) -> Tensor:
     low = attention.amin(-1, keepdim=True)
     high = attention.amax(-1, keepdim=True)
@@ -112,9 +118,13 @@ def normalise(divergence: Tensor, attention_temperature: float, minmax: tuple[bo
 def multi_scale_map(similarity: Tensor, options: MapOptions, divergence: Callable[..., Tensor]) -> Tensor:
     """The mean of the scales' attention maps (Eq. 3), ``[..., C, h, w] -> [..., N, N]``, in the similarity's dtype.
 
+    KL and Wasserstein are of first order in the rounding of a probability, JS of second: they are taken in float64.
+
     ``divergence`` is `pairwise_divergence` or the same in blocks of rows, for what would not fit otherwise.
     """
     height, width = similarity.shape[-2:]
+    if options.metric != "js":
+        similarity = similarity.double()
     maps = []
     for scale in options.scales:
         grid = scaled_grid(height, width, scale)
@@ -122,6 +132,9 @@ def multi_scale_map(similarity: Tensor, options: MapOptions, divergence: Callabl
         pairs = divergence(p, metric=options.metric)
         if options.order == "official" and scale != 1:
             pairs = resize(pairs, grid, height, width)
+        # a flat row is constant: 0 after a min-max, 1/N after the softmax
+        flat = flat_rows(pairs, metric_terms(options.metric, p.shape[-1]))
+        pairs = torch.where(flat, pairs.amin(-1, keepdim=True), pairs)
         attention = normalise(pairs, options.attention_temperature, options.minmax)
         if options.order == "paper" and scale != 1:
             attention = resize(attention, grid, height, width)

@@ -75,3 +75,37 @@ def clip_like(
     smooth = functional.interpolate(coarse, size=(height, width), mode="bilinear", align_corners=False)
     noise = torch.randn(count, classes, height, width, generator=generator)
     return (level + spread * (0.7 * smooth + 0.7 * noise)).reshape(*batch, classes, height, width)
+
+
+DEGENERATE = ("flat", "two regions", "checkerboard", "stripes", "repeated", "one-hot", "one patch", "near-flat")
+"""Kinds of input whose divergence has rows that are constant, or nearly, at some scale."""
+
+
+def degenerate(kind: str, classes: int, height: int, width: int, *, seed: int = 0) -> Tensor:
+    """Similarity ``[C, h, w]`` of one of the kinds of `DEGENERATE`, float32.
+
+    One or a few random distributions over the patches: one everywhere, one on either side of a border, by turns, in
+    stripes, at random places; one class certain at each patch; one patch unlike the others; or one everywhere with
+    differences of 1e-3 to 1e-5 of a cosine.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    vectors = 0.2 + 0.1 * torch.randn(3, classes, generator=generator)
+    rows, columns = torch.arange(height)[:, None], torch.arange(width)[None, :]
+    border = int(torch.randint(1, max(2, width), (), generator=generator))
+    places = {
+        "two regions": (columns >= border).expand(height, width),
+        "checkerboard": (rows + columns) % 2,
+        "stripes": (rows % 2).expand(height, width),
+        "repeated": torch.randint(3, (height, width), generator=generator),
+        "one patch": (rows * width + columns) == border,
+    }
+    if kind == "one-hot":
+        chosen = torch.randint(classes, (height, width), generator=generator)
+        return 2 * functional.one_hot(chosen, classes).permute(2, 0, 1).float() - 1
+    if kind in places:
+        return vectors[places[kind].long()].permute(2, 0, 1).contiguous()
+    flat = vectors[0, :, None, None].expand(-1, height, width).contiguous()
+    if kind == "near-flat":
+        spread = 10 ** -(3 + 2 * float(torch.rand((), generator=generator)))
+        flat = flat + spread * torch.randn(classes, height, width, generator=generator)
+    return flat

@@ -10,6 +10,7 @@ from .distributions import FIELDS, tap
 from .functions import exp2
 
 EPSILON = tl.constexpr(1e-8)  # added to the denominator of each row min-max
+RESOLUTION = tl.constexpr(2.0**-23)  # of float32 at 1
 LOG2E = tl.constexpr(1.4426950408889634)
 
 
@@ -31,13 +32,15 @@ def normalise(
 ):
     """Row min-max of ``1 - D``, row softmax (Eq. 2), row min-max by its closed form.  # [BLOCK_ROWS, BLOCK_COLUMNS]
 
-    Places that are not valid repeat a valid one.
+    Places that are not valid repeat a valid one. A flat row is constant.
     """
     low = tl.min(divergence, axis=1)[:, None]
     high = tl.max(divergence, axis=1)[:, None]
     rate = inverse_temperature
     if MINMAX_BEFORE:
         rate = inverse_temperature / (high - low + EPSILON)
+    # a row that holds rounding alone is flat; an infinite one is not
+    rate = tl.where((high - low <= (high * 8 + 1) * RESOLUTION) & (high < float("inf")), 0.0, rate)
     # the softmax sees neither the 1 nor a row's constant
     exponential = exp2((low - divergence) * (rate * LOG2E), FAST)
     total = tl.sum(tl.where(valid, exponential, 0.0), axis=1)[:, None]

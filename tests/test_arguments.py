@@ -272,3 +272,20 @@ def test_knobs_of_the_threshold(name, knob):
 def test_attention_of_the_cls_token(error, attention):
     with pytest.raises(error, match=r"^attention: got .*takes"):
         cdam_fast.with_cls_token(attention)
+
+
+@pytest.mark.parametrize("heads", [0, -12], ids=repr)
+def test_too_few_heads(heads):
+    with pytest.raises(ValueError, match=rf"^heads: got {heads}, takes None or an integer"):
+        cdam_fast.with_cls_token(torch.zeros(1, 4, 4), heads=heads)
+
+
+@pytest.mark.parametrize("heads", [True, False, 12.0, "12", [12], torch.tensor(12), np.float32(12)], ids=repr)
+def test_heads_that_are_no_integer(heads):
+    with pytest.raises(TypeError, match=r"^heads: got .*takes None or an integer"):
+        cdam_fast.with_cls_token(torch.zeros(1, 4, 4), heads=heads)
+
+
+def test_attention_without_a_second_axis():
+    with pytest.raises(ValueError, match=r"^attention: got shape \(4,\), takes \[\.\.\., N, N\]"):
+        cdam_fast.with_cls_token(torch.zeros(4), heads=12)

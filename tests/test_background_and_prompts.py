@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
@@ -93,6 +94,45 @@ def test_cls_token_passes_the_gradient():
     similarity = clip_like(5, 4, 4).requires_grad_()
     with_cls_token(cdam_attention(similarity)).square().sum().backward()
     assert similarity.grad.abs().max() > 0
+
+
+@pytest.mark.parametrize("batch", [(), (1,), (3,), (2, 3), (0,)], ids=["no_batch", "B1", "B3", "B2x3", "B0"])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64], ids=str)
+def test_heads_of_an_image_in_a_row(batch, dtype):
+    attention = (torch.rand(*batch, 4, 4) + 1).to(dtype)
+    weight = with_cls_token(attention, heads=12)
+    images = attention.reshape(-1, 4, 4)
+    assert weight.shape == (12 * len(images), 5, 5)
+    assert weight.dtype == dtype
+    for i, head in enumerate(weight):
+        assert torch.equal(head[1:, 1:], images[i // 12])
+    assert weight[:, 0].count_nonzero() == weight[..., 0].count_nonzero() == 0
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_heads_meet_the_values_of_clips_attention(batch):
+    tokens, heads, width = 5, 2, 6
+    values = torch.randn(tokens, batch, heads * width)
+    attention = torch.rand(batch, tokens - 1, tokens - 1)
+    v = values.reshape(tokens, batch * heads, width).transpose(0, 1)
+    out = torch.bmm(with_cls_token(attention, heads=heads), v).transpose(0, 1).reshape(tokens, batch, heads * width)
+    for image in range(batch):
+        torch.testing.assert_close(out[1:, image], attention[image] @ values[1:, image])
+    assert out[0].count_nonzero() == 0
+
+
+@pytest.mark.parametrize("batch", [(), (1,)], ids=["no_batch", "B1"])
+def test_heads_of_one_image_share_their_memory(batch):
+    weight = with_cls_token(torch.rand(*batch, 4, 4), heads=np.int64(12))
+    assert weight.shape == (12, 5, 5)
+    assert weight.stride(0) == 0
+
+
+def test_every_head_passes_its_gradient():
+    attention = torch.rand(2, 4, 4, dtype=torch.float64, requires_grad=True)
+    share = torch.rand(6, 5, 5, dtype=torch.float64)
+    (with_cls_token(attention, heads=3) * share).sum().backward()
+    torch.testing.assert_close(attention.grad, share.unflatten(0, (2, 3)).sum(1)[:, 1:, 1:])
 
 
 def test_augmented_prompts():

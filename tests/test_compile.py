@@ -63,6 +63,14 @@ def test_compiled_map_is_within_budget(batch):
     assert largest_error(compiled(similarity), oracle(similarity)) <= MAP_BUDGET
 
 
+@pytest.mark.parametrize("batch", [1, 2])
+@pytest.mark.parametrize("dynamic", [False, True], ids=["static", "dynamic"])
+def test_compiled_weight_of_all_heads(batch, dynamic):
+    attention = torch.rand(batch, 6, 6)
+    compiled = torch.compile(cdam_fast.with_cls_token, fullgraph=True, backend="aot_eager", dynamic=dynamic)
+    assert torch.equal(compiled(attention, heads=12), cdam_fast.with_cls_token(attention, heads=12))
+
+
 SAMPLES = {
     "symmetric": lambda: (clip_rows(5, 4, batch=(2,)), None),
     "rectangular": lambda: (clip_rows(5, 4, batch=(2,)), clip_rows(3, 4, batch=(2,))),

@@ -4,10 +4,9 @@ import open_clip
 import pytest
 import torch
 from torch.nn import functional
-from towers import plain_features, small_model
+from towers import small_model
 
-from cdam_fast import CDAMSegmenter, cdam_attend, cdam_attention, reference, with_cls_token
-from cdam_fast.models import dense_features
+from cdam_fast import CDAMSegmenter, cdam_attend, cdam_attention, reference
 
 CLASSES, AUGMENTED, SIDE = 5, 9, 96  # 6 x 6 patches
 
@@ -81,22 +80,6 @@ def eager_weight(logits_no_inter, heads):
     weight = torch.zeros(heads, patches + 1, patches + 1)
     weight[:, 1:, 1:] = reference.cdam_attention(logits_no_inter)[0]
     return weight
-
-
-def fast_weight(logits_no_inter, heads):
-    """README: in the released CDAM code."""
-    attention = cdam_attention(logits_no_inter)
-    return with_cls_token(attention)[0].expand(heads, -1, -1)
-
-
-@torch.no_grad()
-def test_the_weight_for_bmm(model, texts):
-    image = pixels()
-    expected = Segmentor(model, texts, eager_weight).forward_feature(image)
-    recipe = Segmentor(model, texts, fast_weight).forward_feature(image)
-    torch.testing.assert_close(recipe, expected, rtol=0, atol=1e-5)
-    plain = plain_features(model, image[0], "maskclip")
-    torch.testing.assert_close(dense_features(model, image)[0], plain, rtol=0, atol=1e-5)
 
 
 # --- an mmseg-style segmentor: forward_feature, forward_slide, predict

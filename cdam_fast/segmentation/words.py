@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 from cdam_fast.arguments import plain
+from cdam_fast.segmentation.class_files import read_class_file
 
 MOST_SYNONYMS = 100
 LONGEST_WORD = 200  # characters; CLIP reads 77 tokens, template included
@@ -42,6 +45,8 @@ def check_class_names(class_names: object, background_class: object = None) -> W
             an empty or overlong word, one of several lines, more than 100 synonyms of a class, no such background.
     """
     takes = "takes a sequence of strings or of lists of synonyms"
+    if isinstance(class_names, os.PathLike):
+        class_names = read_class_file(Path(class_names))
     class_names = plain(class_names)
     if isinstance(class_names, str) or not isinstance(class_names, Sequence):
         raise TypeError(f"class_names: got {type(class_names).__name__}, {takes}")
