@@ -43,10 +43,6 @@ def pairwise_divergence(p: Tensor, q: Tensor | None = None, *, metric: str = "js
     return result.reshape(*p.shape[:-2], *result.shape[1:])
 
 
-def _operator(p: Tensor, q: Tensor | None, metric: str) -> Tensor:
-    return _compute(p, q, metric)
-
-
 def _compute(p: Tensor, q: Tensor | None, metric: str, fine: bool = False) -> Tensor:
     """``p [B, N, C]``, ``q [B, M, C]`` -> ``[B, N, M]``."""
     result = p.new_empty(p.shape[0], p.shape[1], p.shape[1] if q is None else q.shape[1])

@@ -21,6 +21,7 @@ hypothesis.settings.load_profile("repeatable")
 
 def pytest_configure(config):
     config.addinivalue_line("markers", "gpu: needs a GPU")
+    config.addinivalue_line("markers", "slow: takes long; the first to leave out")
     # warn_only warns of every operation without a deterministic version, which nothing here relies on
     config.addinivalue_line("filterwarnings", "ignore:.*deterministic:UserWarning")
 
@@ -83,3 +84,10 @@ def golden_clip():
 def golden_segmentation():
     """The released code's last block on golden_clip's image: weights, tokens, class logits, threshold."""
     return _recorded("golden_segmentation.npz")
+
+
+@pytest.fixture(scope="session")
+def tiny():
+    """Options of the command line for the tiny model."""
+    sides = ["--short-side", "96", "--window", "96", "--stride", "48"]
+    return ["--model", str(DATA / "tiny_clip.json"), "--pretrained", str(DATA / "tiny_clip.safetensors"), *sides]

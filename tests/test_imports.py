@@ -144,7 +144,7 @@ def test_graph_is_read_from_the_sources():
     assert {"divergence", "constants", "arguments"} <= arrows()["portable"]
     assert "embedding" in arrows()["divergence"]
     assert {"reference", "portable"} <= arrows()["attention"]
-    assert "evaluation.bench" in arrows()["cli"]
+    assert "evaluation.commands" in arrows()["cli"]
 
 
 @pytest.mark.parametrize("module", sorted(module_files()), ids=lambda module: module or "cdam_fast")

@@ -7,7 +7,6 @@ import platform
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,7 +14,7 @@ from torch import Tensor
 
 from cdam_fast import __version__, cdam_attention, reference, testing
 from cdam_fast.compat import compiled
-from cdam_fast.evaluation.errors import UsageError
+from cdam_fast.evaluation.devices import device_name
 from cdam_fast.evaluation.inputs import MODEL, TEMPLATE, ClassList, build_inputs
 from cdam_fast.evaluation.measure import AUTOTUNED, COMPILED, EAGER, Row, available_memory, check, cores, seconds_of
 
@@ -51,17 +50,6 @@ class Report:
     def as_json(self) -> dict[str, Any]:
         """Plain values, every single time included."""
         return {**self.environment, "interrupted": self.interrupted, "rows": [asdict(row) for row in self.rows]}
-
-
-def parse_device(text: str) -> torch.device:
-    """A device on which a tensor can be made."""
-    try:
-        device = torch.device(text)
-        torch.zeros(1, device=device).cpu()
-        return device
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise UsageError(f"--device: got {text!r}, which cannot be used here: {reason}") from None
 
 
 def run_bench(options: BenchOptions, report: Report, on_step: Callable[[str], None]) -> None:
@@ -184,14 +172,13 @@ def _eager_bytes(similarity: Tensor) -> int:
 
 def describe_environment(options: BenchOptions) -> dict[str, Any]:
     """What a reader needs to judge the numbers or repeat them."""
-    on_gpu = options.device.type == "cuda"
     return {
         "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         "cdam_fast": __version__,
         "torch": torch.__version__,
         "python": platform.python_version(),
         "device": str(options.device),
-        "device_name": torch.cuda.get_device_name(options.device) if on_gpu else _processor(),
+        "device_name": device_name(options.device),
         "cores": cores(),
         "threads": torch.get_num_threads(),
         "model": MODEL,
@@ -200,11 +187,3 @@ def describe_environment(options: BenchOptions) -> dict[str, Any]:
         "batch": options.batch,
         "budget": testing.MAP_BUDGET,
     }
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()

@@ -6,15 +6,15 @@ import argparse
 import contextlib
 import logging
 import os
-import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from cdam_fast.evaluation.errors import UsageError
+from cdam_fast.evaluation.errors import UsageError, require_matplotlib
+from cdam_fast.evaluation.streams import say, tell
 
 _DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
@@ -25,14 +25,17 @@ def add_commands(commands: Any) -> None:
         "segment",
         help="label every pixel of photographs with one of the words that you give",
         description="Label every pixel of photographs with one of the words that you give. Writes NAME_labels.png "
-        "(a palette image, the index is the class) and NAME_overlay.png (the photograph, tinted, with a legend).",
+        "(a palette image, the index is the class) and NAME_overlay.png (the photograph, tinted, with a legend); NAME "
+        "is the photograph's with ten digits for its folder, so that no photograph's results replace another's. "
+        "Pictures that these commands wrote are never taken as photographs.",
     )
     segment.add_argument("photos", nargs="+", metavar="PHOTO", help="files, folders or quoted patterns")
     segment.add_argument(
         "--classes",
         required=True,
-        metavar="LIST",
-        help='words by commas, synonyms by bars: background,cat,"sofa|couch"; or VOC21, Context60, COCO-Object. '
+        metavar="LIST|FILE",
+        help='words by commas, synonyms by bars: background,cat,"sofa|couch"; or VOC21, Context60, COCO-Object; or a '
+        "text file, a class a line, synonyms after commas. "
         'Without a word "background" every pixel gets one of the others',
     )
     segment.add_argument("--json", action="store_true", help="write NAME.json too: area and score of each class")
@@ -64,8 +67,18 @@ def add_commands(commands: Any) -> None:
     show.add_argument(
         "--point", action="append", required=True, metavar="X,Y", help="pixels from left and top; may be repeated"
     )
-    show.add_argument("--classes", default="VOC21", metavar="LIST", help="as for segment (default: %(default)s)")
+    show.add_argument("--classes", default="VOC21", metavar="LIST|FILE", help="as for segment (default: %(default)s)")
     _add_common(show)
+
+
+def add_device(parser: Any) -> None:
+    """Add ``--device``."""
+    parser.add_argument(
+        "--device",
+        default="auto",
+        help="auto, cpu, cuda, cuda:1, mps, xpu; auto is the first that is there of cuda, mps, xpu and cpu "
+        "(default: %(default)s)",
+    )
 
 
 _SIDES = {"short_side": 448, "window": 448, "stride": 224}
@@ -93,22 +106,27 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--out", default="cdam-fast-out", metavar="DIR", help="folder to write to (default: %(default)s)"
     )
-    parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, ... (default: %(default)s)")
+    add_device(parser)
     parser.add_argument("--dtype", choices=tuple(_DTYPES), default="float32", help="default: %(default)s")
+    parser.set_defaults(run=_run)
 
 
-def run(parsed: argparse.Namespace) -> int:
+def _run(parsed: argparse.Namespace) -> int:
     """The exit status: 0, or 1 where a photograph failed."""
     with _plain_messages(parsed.command):
         return _segment(parsed) if parsed.command == "segment" else _map(parsed)
 
 
 def _segment(parsed: argparse.Namespace) -> int:
-    from cdam_fast.evaluation.photos import find_photos, make_folder
-    from cdam_fast.evaluation.segment import parse_classes, run_segment
+    from cdam_fast.evaluation.classes import parse_classes
+    from cdam_fast.evaluation.photos import find_photos
+    from cdam_fast.evaluation.progress import counted
+    from cdam_fast.evaluation.results import make_folder
+    from cdam_fast.evaluation.segment import run_segment
 
     classes = parse_classes(parsed.classes)
-    photos = find_photos(parsed.photos)
+    left_out: list[str] = []
+    photos = find_photos(parsed.photos, left_out.append)
     out = make_folder(parsed.out)
     options = {
         "cdam": not parsed.no_cdam,
@@ -117,24 +135,26 @@ def _segment(parsed: argparse.Namespace) -> int:
         "alpha": parsed.alpha,
         "batch_size": parsed.batch_size,
     }
-    segmenter = _segmenter(parsed, classes, options)
+    segmenter = _segmenter(parsed, classes, options, left_out)
     settings = {"classes": classes, "model": parsed.model, "weights": _weights(parsed.pretrained), "base": parsed.base}
     settings |= {name: value for name, value in options.items() if name != "batch_size"}
     settings |= {name: getattr(parsed, name) for name in _SIDES}
     settings |= {"augmented_prompts": not parsed.no_augmented, "dtype": parsed.dtype}
-    with _progress(len(photos)) as on_photo, _named_errors():
+    with counted(len(photos), "segmenting") as on_photo:
         outcome = run_segment(segmenter, photos, out, settings, as_json=parsed.json, on_photo=on_photo)
-    print(f"{len(outcome.written)} written to {out}, {len(outcome.skipped)} done before, {len(outcome.failed)} failed")  # noqa: T201
     for photo, reason in outcome.failed:
-        print(f"failed: {photo}: {reason}", file=sys.stderr)  # noqa: T201
+        tell(f"failed: {photo}: {reason}")
+    say(f"{len(outcome.written)} written to {out}, {len(outcome.skipped)} done before, {len(outcome.failed)} failed")
     return 1 if outcome.failed else 0
 
 
 def _map(parsed: argparse.Namespace) -> int:
-    from cdam_fast.evaluation.mapping import check_points, map_figure, parse_point, write_name
-    from cdam_fast.evaluation.photos import MAP, make_folder, read_photo, write_whole
-    from cdam_fast.evaluation.segment import parse_classes
+    from cdam_fast.evaluation.classes import parse_classes
+    from cdam_fast.evaluation.mapping import check_points, map_figure, map_name, parse_point
+    from cdam_fast.evaluation.photos import read_photo
+    from cdam_fast.evaluation.results import IDENTITY, check_own, identity, make_folder, write_whole
 
+    require_matplotlib("map")
     points = [parse_point(text) for text in parsed.point]
     classes = parse_classes(parsed.classes)
     photo = Path(parsed.photo)
@@ -143,21 +163,24 @@ def _map(parsed: argparse.Namespace) -> int:
     except ValueError as error:
         raise UsageError(f"PHOTO: {photo}: {error}") from None
     check_points(points, pixels)
-    out = make_folder(parsed.out)
+    path = make_folder(parsed.out) / map_name(photo, points)
+    check_own(path, photo)
     segmenter = _segmenter(parsed, classes, {"background": None})
     with _named_errors():
-        content = map_figure(segmenter, pixels, points)
-    path = out / f"{write_name(photo, points)}{MAP}"
+        content = map_figure(segmenter, pixels, points, {"photo": photo.name, IDENTITY: identity(photo)})
     write_whole(path, content)
-    print(f"written to {path}")  # noqa: T201
+    say(f"written to {path}")
     return 0
 
 
-def _segmenter(parsed: argparse.Namespace, classes: Any, options: dict[str, Any]) -> Any:
-    from cdam_fast.evaluation.bench import parse_device
+def _segmenter(parsed: argparse.Namespace, classes: Any, options: dict[str, Any], notes: Sequence[str] = ()) -> Any:
+    from cdam_fast.evaluation.devices import describe_device, parse_device
     from cdam_fast.segmentation import CDAMSegmenter
 
     device = parse_device(parsed.device)
+    tell(describe_device(device))
+    for line in notes:
+        _note(parsed.command)(line)
     with _named_errors():
         return CDAMSegmenter.from_pretrained(
             parsed.model,
@@ -210,6 +233,14 @@ def _named_errors() -> Iterator[None]:
         raise UsageError(f"{option}:{rest}") from None
 
 
+_OURS = "background:|batch_size:|cache:|class_names|legend:|threshold:|QuickGELU"
+"""How the warnings begin that are worth a line."""
+
+
+def _note(command: str) -> Callable[[str], None]:
+    return lambda line: tell(f"cdam-fast {command}: note: {line}")
+
+
 @contextlib.contextmanager
 def _plain_messages(command: str) -> Iterator[None]:
     """A line for each of our warnings; libraries' remarks on random weights and deprecated imports stay away."""
@@ -219,39 +250,10 @@ def _plain_messages(command: str) -> Iterator[None]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            warnings.filterwarnings("default", message="background:|cache:|threshold:|QuickGELU", category=UserWarning)
+            warnings.filterwarnings("default", message=_OURS, category=UserWarning)
 
-            def show(message: Warning | str, *args: object, **options: object) -> None:
-                print(f"cdam-fast {command}: note: {message}", file=sys.stderr)  # noqa: T201
-
-            warnings.showwarning = show
+            note = _note(command)
+            warnings.showwarning = lambda message, *args, **options: note(str(message))
             yield
     finally:
         logging.disable(previous)
-
-
-@contextlib.contextmanager
-def _progress(total: int) -> Iterator[Callable[[str], None]]:
-    """A bar on a terminal, a line for each photograph anywhere else."""
-    from rich.console import Console
-    from rich.progress import Progress
-
-    console = Console(stderr=True)
-    done = 0
-    if console.is_terminal:
-        with Progress(console=console) as progress:
-            task = progress.add_task("segmenting", total=total)
-
-            def advance(line: str) -> None:
-                progress.console.print(line, highlight=False, markup=False)
-                progress.advance(task)
-
-            yield advance
-    else:
-
-        def say(line: str) -> None:
-            nonlocal done
-            done += 1
-            print(f"[{done}/{total}] {line}", file=sys.stderr)  # noqa: T201
-
-        yield say

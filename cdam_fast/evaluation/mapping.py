@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,11 +14,14 @@ from torch import Tensor
 from torch.nn import functional
 
 from cdam_fast.evaluation.errors import UsageError
+from cdam_fast.evaluation.results import MAP, SETTINGS, result_name
 from cdam_fast.segmentation import CDAMSegmenter
 from cdam_fast.segmentation.images import resize_to
 
 LONGEST = 4
 """Long side over short side, at most: the map has a row and a column for every patch."""
+
+_LONGEST_POINTS = 60  # characters of a file name
 
 _COLUMNS, _PANEL = 5, 3.2  # panels in a line; inches
 
@@ -52,8 +57,8 @@ def prepare(segmenter: CDAMSegmenter, photo: Tensor) -> Tensor:
     return segmenter.normalise(exact)
 
 
-def map_figure(segmenter: CDAMSegmenter, photo: Tensor, points: Sequence[Point]) -> bytes:
-    """A PNG with a row for each point: the photograph, the base's attention, CDAM's map, and each scale's map."""
+def map_figure(segmenter: CDAMSegmenter, photo: Tensor, points: Sequence[Point], settings: dict[str, Any]) -> bytes:
+    """A PNG, the settings in its text, a row for each point: photograph, base's attention, CDAM's map, each scale's."""
     pixels = prepare(segmenter, photo)
     grid = segmenter.tower.grid(pixels)
     scales = segmenter.options.map["scales"]
@@ -66,7 +71,7 @@ def map_figure(segmenter: CDAMSegmenter, photo: Tensor, points: Sequence[Point])
         {title: attention[row * grid[1] + column].reshape(grid).float().cpu() for title, attention in maps.items()}
         for row, column in patches
     ]
-    return _draw(photo, grid, patches, rows)
+    return _draw(photo, grid, patches, rows, json.dumps(settings, sort_keys=True))
 
 
 def _patch_of(point: Point, photo: Tensor, grid: tuple[int, int]) -> tuple[int, int]:
@@ -75,7 +80,7 @@ def _patch_of(point: Point, photo: Tensor, grid: tuple[int, int]) -> tuple[int, 
 
 
 def _draw(
-    photo: Tensor, grid: tuple[int, int], patches: Sequence[tuple[int, int]], rows: list[dict[str, Tensor]]
+    photo: Tensor, grid: tuple[int, int], patches: Sequence[tuple[int, int]], rows: list[dict[str, Tensor]], text: str
 ) -> bytes:
     from matplotlib.figure import Figure
 
@@ -96,7 +101,7 @@ def _draw(
             heat.set_clim(0, max(float(values.max()), 1e-12))
     figure.suptitle("where the marked patch attends: none (blue) to its largest (red)", fontsize=12)
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=110)
+    figure.savefig(buffer, format="png", dpi=110, metadata={SETTINGS: text})
     return buffer.getvalue()
 
 
@@ -122,6 +127,9 @@ def _mark(panel: Any, patch: tuple[int, int], grid: tuple[int, int], size: Seque
         panel.add_patch(Rectangle(corner, width, height, fill=False, edgecolor=colour, linewidth=line))
 
 
-def write_name(photo: Path, points: Sequence[Point]) -> str:
-    """Name of the picture, without its ending."""
-    return photo.stem + "".join(f"_{x}-{y}" for x, y in points)
+def map_name(photo: Path, points: Sequence[Point]) -> str:
+    """File name of the picture: the photograph's, the points, or digits that stand for them where they are many."""
+    shown = "".join(f"_{x}-{y}" for x, y in points)
+    if len(shown) > _LONGEST_POINTS:
+        shown = f"_{len(points)}-points-{hashlib.sha256(shown.encode()).hexdigest()[:10]}"
+    return f"{result_name(photo)}{shown}{MAP}"

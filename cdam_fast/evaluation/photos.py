@@ -1,60 +1,117 @@
-"""Photographs named on the command line, what they are written to, and files that appear whole."""
+"""Photographs named on the command line."""
 
 from __future__ import annotations
 
+import contextlib
 import glob
-import io
-import json
-import tempfile
+import importlib
+import os
+import stat
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from cdam_fast.evaluation.errors import UsageError
+from cdam_fast.evaluation.errors import UsageError, reason_of
+from cdam_fast.evaluation.results import made_with
 from cdam_fast.segmentation.images import as_tensor, check_sides
 
-LABELS, OVERLAY, MAP = "_labels.png", "_overlay.png", "_map.png"
-SETTINGS = "cdam_fast"
-"""Key of the PNG text in which a picture says what it was made with."""
+_NO_PHOTOGRAPHS = frozenset(
+    ("BUFR", "DCX", "EPS", "FITS", "FLI", "GRIB", "HDF5", "IPTC", "MCIDAS", "MPEG", "PALM", "PDF", "SPIDER", "WMF")
+)
+"""Formats of Pillow's that hold documents, films and measurements."""
+
+_RAW = frozenset(
+    f".{ending}"
+    for line in (
+        "3fr arw cr2 cr3 crw dcr dng erf iiq kdc mef mos mrw",
+        "nef nrw orf pef raf raw rw2 rwl sr2 srf srw x3f",
+    )
+    for ending in line.split()
+)
+_EXPORT = "a camera's raw file: export it as JPEG or TIFF"
+_NEEDS = {
+    **dict.fromkeys((".heic", ".heif", ".hif"), "takes pip install pillow-heif"),
+    **dict.fromkeys((".avif", ".avifs"), "takes Pillow 11.3 or newer, or pip install pillow-avif-plugin"),
+    ".jxl": "takes pip install pillow-jxl-plugin",
+    **dict.fromkeys(_RAW, _EXPORT),
+}
+"""Endings of photographs that Pillow does not open by itself: what they take."""
 
 
-def find_photos(arguments: Sequence[str]) -> list[Path]:
-    """Files, the images directly in folders, and what glob patterns match; each once, our own pictures left out."""
-    from PIL import Image
+def find_photos(arguments: Sequence[str], note: Callable[[str], None] = lambda line: None) -> list[Path]:
+    """Files, the photographs directly in folders, and what glob patterns match, each once.
 
-    known = set(Image.registered_extensions())
-    found: dict[Path, None] = {}
+    Pictures that were written by these commands are left out, and so are, in folders, hidden files and what is no
+    photograph by its ending; ``note`` hears a line of what was left out though it is one.
+    """
+    found: dict[str, Path] = {}
+    unread: Counter[str] = Counter()
     for argument in arguments:
-        path = Path(argument)
-        if path.is_dir():
-            entries = sorted(entry for entry in path.iterdir() if entry.suffix.lower() in known)
-            matches = [entry for entry in entries if not entry.name.endswith((LABELS, OVERLAY, MAP))]
-            if not matches:
-                raise UsageError(f"PHOTO: there is no image in the folder {argument}")
-        elif path.exists() or not glob.has_magic(argument):
-            matches = [path]  # a missing file is one of the files that fail
-        else:
-            found_here = sorted(glob.glob(argument, recursive=True))  # noqa: PTH207 - Path.glob takes no absolute pattern
-            matches = [Path(match) for match in found_here if Path(match).is_file()]
-            if not matches:
-                raise UsageError(f"PHOTO: nothing matches {argument}")
-        found |= dict.fromkeys(matches)
-    return list(found)
+        matches = _matches(argument, unread)
+        found.update({os.path.abspath(match): match for match in matches})  # noqa: PTH100 - without the links
+    photos = [path for path in found.values() if path.suffix.lower() != ".png" or made_with(path) is None]
+    if unread:
+        note("left out: " + _said(unread))
+    if not photos:
+        raise UsageError(f"PHOTO: got only pictures that cdam-fast made: {', '.join(arguments)}")
+    return photos
 
 
-def output_names(photos: Sequence[Path]) -> list[str]:
-    """A name for what is written of each photograph: its stem, or folder and name where two stems are the same."""
-    stems = Counter(photo.stem for photo in photos)
-    names: list[str] = []
-    for photo in photos:
-        name = photo.stem if stems[photo.stem] == 1 else f"{photo.absolute().parent.name}-{photo.name}"
-        taken = sum(name == other or other.startswith(f"{name}-again") for other in names)
-        names.append(f"{name}-again{taken}" if taken else name)
-    return names
+def _matches(argument: str, unread: Counter[str]) -> list[Path]:
+    path = Path(argument)
+    if os.path.isdir(argument):  # noqa: PTH112 - Path.is_dir raises for a name that is too long
+        try:
+            entries = sorted(entry for entry in path.iterdir() if not entry.name.startswith("."))
+        except OSError as error:
+            raise UsageError(f"PHOTO: cannot read the folder {argument}: {reason_of(error)}") from None
+        files = [entry for entry in entries if os.path.isfile(entry)]  # noqa: PTH113 - as above
+        matches = [file for file in files if file.suffix.lower() in _endings()]
+        unread_here = Counter(
+            file.suffix.lower() for file in files if file.suffix.lower() in _NEEDS.keys() - _endings()
+        )
+        unread.update(unread_here)
+        if not matches:
+            left_out = f" ({_said(unread_here)})" if unread_here else ""
+            raise UsageError(f"PHOTO: there is no photograph in the folder {argument} that can be read here{left_out}")
+        return matches
+    if os.path.lexists(argument) or not glob.has_magic(argument):
+        return [path]  # a missing file is one of the files that fail
+    found = sorted(glob.glob(argument, recursive=True))  # noqa: PTH207 - Path.glob takes no absolute pattern
+    matches = [Path(match) for match in found if os.path.isfile(match)]  # noqa: PTH113 - as above
+    if not matches:
+        raise UsageError(f"PHOTO: nothing matches {argument}")
+    return matches
+
+
+def _said(unread: Counter[str]) -> str:
+    return "; ".join(f"{count} {ending}, {_NEEDS[ending]}" for ending, count in sorted(unread.items()))
+
+
+@cache
+def _endings() -> frozenset[str]:
+    """Of the photographs that Pillow opens here, with the plugins that are installed."""
+    from PIL import Image, features
+
+    for plugin in ("pillow_heif", "pillow_avif", "pillow_jxl"):
+        with contextlib.suppress(Exception):  # one that is not there or does not work here is named with its files
+            module = importlib.import_module(plugin)
+            getattr(module, "register_heif_opener", lambda: None)()
+    endings = Image.registered_extensions()
+    missing = {
+        format for format in ("WEBP", "AVIF") if format in endings.values() and not features.check(format.lower())
+    }
+    return (
+        frozenset(
+            ending
+            for ending, format in endings.items()
+            if (format in Image.OPEN or format == "MPO") and format not in _NO_PHOTOGRAPHS | missing
+        )
+        - _RAW
+    )
 
 
 def read_photo(path: Path) -> Tensor:
@@ -65,60 +122,26 @@ def read_photo(path: Path) -> Tensor:
     """
     from PIL import Image, UnidentifiedImageError
 
+    ending = path.suffix.lower()
+    if ending in _RAW:
+        raise ValueError(_EXPORT)
+    _endings()  # registers the plugins
     try:
+        _check_regular(path)
         with Image.open(path) as image:
-            pixels = as_tensor(image)
+            pixels = as_tensor(image, "photograph")
     except UnidentifiedImageError:
-        raise ValueError("not an image that Pillow can read") from None
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise ValueError(f"cannot be read: {getattr(error, 'strerror', None) or error}") from None
+        hint = f"; {ending} {_NEEDS[ending]}" if ending in _NEEDS.keys() - _endings() else ""
+        raise ValueError(f"not an image that Pillow can read{hint}") from None
+    except Exception as error:
+        raise ValueError(f"cannot be read: {reason_of(error)}") from error
     check_sides(pixels.shape[-2], pixels.shape[-1])
     return pixels if pixels.dtype == torch.uint8 else (pixels * 255).round().to(torch.uint8)
 
 
-def make_folder(path: str) -> Path:
-    """The folder of ``--out``, made where it is missing."""
-    try:
-        Path(path).mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path, prefix=".cdam-fast-"):
-            return Path(path)
-    except OSError as error:
-        raise UsageError(f"--out: cannot write {path}: {error.strerror or error}") from None
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Write by rename, so that nobody sees half a file."""
-    temporary = None
-    try:
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
-            temporary = Path(file.name)
-            file.write(content)
-        temporary.chmod(0o644)
-        temporary.replace(path)
-    except OSError as error:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
-        raise UsageError(f"--out: cannot write {path}: {error.strerror or error}") from None
-
-
-def png(image: Any, settings: dict[str, Any]) -> bytes:
-    """A PIL image as PNG that carries what it was made with."""
-    from PIL.PngImagePlugin import PngInfo
-
-    text = PngInfo()
-    text.add_text(SETTINGS, json.dumps(settings, sort_keys=True))
-    buffer = io.BytesIO()
-    image.save(buffer, format="PNG", pnginfo=text, optimize=image.mode == "P")
-    return buffer.getvalue()
-
-
-def made_with(path: Path, settings: dict[str, Any]) -> bool:
-    """Whether this is our picture, made with the same settings of the same file."""
-    from PIL import Image
-
-    try:
-        with Image.open(path) as image:
-            recorded = json.loads(getattr(image, "text", {})[SETTINGS])
-    except (OSError, KeyError, ValueError, SyntaxError):
-        return False
-    return bool(recorded == json.loads(json.dumps(settings)))
+def _check_regular(path: Path) -> None:
+    """A pipe or a device would be waited for."""
+    mode = path.stat().st_mode
+    if not stat.S_ISREG(mode):
+        kinds = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket"}
+        raise ValueError(f"it is {kinds.get(stat.S_IFMT(mode), 'a device')}, takes a file")

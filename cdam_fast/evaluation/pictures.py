@@ -6,11 +6,12 @@ import colorsys
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from torch import Tensor
+
+from cdam_fast.evaluation.fonts import font_for, plain_font
 
 Colour = tuple[int, int, int]
 
@@ -91,35 +92,41 @@ def _outline(classes: np.ndarray[Any, Any], thickness: int) -> np.ndarray[Any, A
     return edge
 
 
-def _font(size: int, bold: bool = False) -> Any:
-    """DejaVu Sans, which matplotlib carries: it has the letters that Pillow's own font lacks."""
-    import matplotlib
-    from PIL import ImageFont
-
-    name = "DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"
-    return ImageFont.truetype(str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / name), size)
-
-
 def _legend(width: int, colours: Sequence[Colour], entries: Sequence[Entry]) -> Any:
     """Swatch, name and share of each class, in as many columns as the longest name leaves room for."""
     from PIL import Image, ImageDraw
 
     letter = max(16, round(width / 46))
-    font, margin, line = _font(letter), letter, round(1.7 * letter)
-    texts = [(_shortened(entry.name), _percent(entry.share)) for entry in entries]
-    cell = round(max(font.getlength(f"{name}  {share}") for name, share in texts)) + 3 * letter
+    plain, margin, line = plain_font(letter), letter, round(1.7 * letter)
+    texts = [(*_drawable(entry, letter), _percent(entry.share)) for entry in entries]
+    widths = [font.getlength(name) + plain.getlength(f"  {share}") for name, font, share in texts]
+    cell = round(max(widths)) + 3 * letter
     columns = max(1, min(len(entries), (width - 2 * margin) // cell))
     rows = math.ceil(len(entries) / columns)
     picture = Image.new("RGB", (max(width, cell + 2 * margin), rows * line + 2 * margin), _PAPER)
     draw = ImageDraw.Draw(picture)
-    for i, (entry, (name, share)) in enumerate(zip(entries, texts)):
+    for i, (entry, (name, font, share)) in enumerate(zip(entries, texts)):
         left, top = margin + i // rows * cell, margin + i % rows * line
         draw.rectangle((left, top, left + letter, top + letter), colours[entry.label], _INK)
-        middle = top + letter / 2
-        draw.text((left + 1.6 * letter, middle), name, _INK, font, anchor="lm")
-        shift = font.getlength(f"{name}  ")
-        draw.text((left + 1.6 * letter + shift, middle), share, _FAINT, font, anchor="lm")
+        _write(draw, left + 1.6 * letter, top + letter / 2, name, _INK, font)
+        shift = font.getlength(name) + plain.getlength("  ")
+        _write(draw, left + 1.6 * letter + shift, top + letter / 2, share, _FAINT, plain)
     return picture
+
+
+def _drawable(entry: Entry, letter: int) -> tuple[str, Any]:
+    """What stands in the legend, and its font: a name whose letters no font has is the number of its label."""
+    name = _shortened(entry.name)
+    font = font_for(name, letter)
+    return (name, font) if font is not None else (f"#{entry.label}", plain_font(letter))
+
+
+def _write(draw: Any, left: float, middle: float, text: str, colour: Colour, font: Any) -> None:
+    """From the left, about a middle line; Pillow's bitmap font knows no anchor."""
+    if hasattr(font, "getname"):
+        draw.text((left, middle), text, colour, font, anchor="lm")
+    else:
+        draw.text((left, middle - font.getbbox(text)[3] / 2), text, colour, font)
 
 
 def _shortened(name: str) -> str:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import io
-import json
 import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +15,7 @@ from cdam_fast.evaluation.end_to_end import EndToEndReport
 from cdam_fast.evaluation.errors import UsageError
 from cdam_fast.evaluation.inputs import PATCH
 from cdam_fast.evaluation.measure import COMPILED, EAGER, Row
+from cdam_fast.evaluation.results import check_room, json_text, write_whole
 
 
 def table(report: Report) -> Table:
@@ -135,17 +134,16 @@ def check_writable(option: str, path: str) -> None:
             raise IsADirectoryError(None, "is a directory")
         if target.exists() and not target.is_file():
             return
-        with tempfile.NamedTemporaryFile(dir=target.parent, prefix=f".{target.name}."):
-            pass
+        check_room(target)
         if target.exists() and not os.access(target, os.W_OK):
             raise PermissionError(None, "Permission denied")
-    except OSError as error:
-        raise UsageError(f"{option}: cannot write {path}: {error.strerror or error}") from None
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{option}: cannot write {path}: {getattr(error, 'strerror', None) or error}") from None
 
 
 def write_json(content: dict[str, Any], path: str) -> None:
     """A report as JSON, in place of an older file only when it is whole."""
-    _replace(path, json.dumps(content, indent=1).encode() + b"\n", "--json")
+    _replace(path, json_text(content), "--json")
 
 
 def write_plot(report: Report, path: str) -> None:
@@ -159,20 +157,14 @@ def write_plot(report: Report, path: str) -> None:
 
 
 def _replace(path: str, content: bytes, option: str) -> None:
-    target, temporary = Path(path), None
-    try:
-        if target.exists() and not target.is_file():  # a device or a pipe
+    target = Path(path)
+    if target.exists() and not target.is_file():  # a device or a pipe
+        try:
             target.write_bytes(content)
-            return
-        with tempfile.NamedTemporaryFile(dir=target.parent, prefix=f".{target.name}.", delete=False) as file:
-            temporary = Path(file.name)
-            file.write(content)
-        temporary.chmod(0o644)
-        temporary.replace(target)
-    except OSError as error:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
-        raise UsageError(f"{option}: cannot write {path}: {error.strerror or error}") from None
+        except OSError as error:
+            raise UsageError(f"{option}: cannot write {path}: {error.strerror or error}") from None
+    else:
+        write_whole(target, content, option)
 
 
 _COLOURS = {EAGER: "#9a9a9a", COMPILED: "#d9a441", "portable": "#2f6db3"}

@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
-import json
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Union
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from cdam_fast.evaluation.errors import UsageError
-from cdam_fast.evaluation.photos import LABELS, OVERLAY, made_with, output_names, png, read_photo, write_whole
-from cdam_fast.evaluation.pictures import MOST_CLASSES, Colour, Entry, label_picture, overlay, palette
-from cdam_fast.prompts import CLASS_LISTS
+from cdam_fast.evaluation.errors import reason_of
+from cdam_fast.evaluation.photos import read_photo
+from cdam_fast.evaluation.pictures import Colour, Entry, label_picture, overlay, palette
+from cdam_fast.evaluation.results import (
+    IDENTITY,
+    LABELS,
+    OVERLAY,
+    check_own,
+    identity,
+    is_made_with,
+    json_text,
+    png,
+    result_name,
+    write_whole,
+)
 from cdam_fast.segmentation import CDAMSegmenter, Segmentation
-
-ClassNames = list[Union[str, list[str]]]
 
 
 @dataclass
@@ -33,25 +41,10 @@ class Outcome:
 @dataclass(frozen=True)
 class _Job:
     photo: Path
-    name: str
     settings: dict[str, Any]
-
-
-def parse_classes(text: str) -> ClassNames:
-    """``cat,dog,"sofa|couch"``: classes by commas, synonyms by bars; VOC21, Context60, COCO-Object are lists."""
-    by_name = {name.lower(): words for name, words in CLASS_LISTS.items()}
-    names: ClassNames = []
-    for item in (part.strip() for part in text.split(",")):
-        synonyms = [word.strip() for word in item.split("|")]
-        if item.lower() in by_name:
-            names += by_name[item.lower()]
-        elif not all(synonyms):
-            raise UsageError(f"--classes: got {text!r}, takes words separated by commas, synonyms by bars")
-        else:
-            names.append(synonyms[0] if len(synonyms) == 1 else synonyms)
-    if len(names) > MOST_CLASSES:
-        raise UsageError(f"--classes: got {len(names)} classes, takes at most {MOST_CLASSES}")
-    return names
+    labels: Path
+    overlay: Path
+    json: Path | None
 
 
 def run_segment(
@@ -63,44 +56,66 @@ def run_segment(
     as_json: bool,
     on_photo: Callable[[str], None],
 ) -> Outcome:
-    """Segment what is not done yet; a bad file is noted and the rest goes on. on_photo hears a line for each."""
+    """Segment what is not done yet; whatever one photograph raises is noted, and the rest goes on.
+
+    on_photo hears a line for each.
+    """
     words = segmenter.texts.words
     colours = palette(len(words.names), words.background)
     outcome = Outcome()
     waiting: deque[tuple[_Job, Tensor]] = deque()
 
+    def fail(photo: Path, error: Exception) -> None:
+        reason = reason_of(error)
+        error.__traceback__ = None  # its frames hold what may have filled the memory
+        outcome.failed.append((photo, reason))
+        on_photo(f"{photo}: {reason}")
+
     def read() -> Iterator[Tensor]:
-        for photo, name in zip(photos, output_names(photos)):
+        for photo in photos:
             try:
-                stat = photo.stat()
-                made_from = {"photo": photo.name, "bytes": stat.st_size, "modified": stat.st_mtime_ns}
-                job = _Job(photo, name, settings | made_from)
-                if _is_done(job, out, as_json):
-                    outcome.skipped.append(photo)
-                    on_photo(f"{photo}: done before")
-                    continue
-                pixels = read_photo(photo)
-            except (ValueError, OSError) as error:
-                reason = getattr(error, "strerror", None) or str(error)
-                outcome.failed.append((photo, reason))
-                on_photo(f"{photo}: {reason}")
+                job = _job(photo, out, settings, as_json)
+                pixels = None if _is_done(job) else read_photo(photo)
+            except Exception as error:
+                fail(photo, error)
+                continue
+            if pixels is None:
+                outcome.skipped.append(photo)
+                on_photo(f"{photo}: done before")
                 continue
             waiting.append((job, pixels))
             yield pixels
 
-    for segmentation in segmenter.iterate(read()):
+    for segmentation in segmenter.outcomes(read()):
         job, pixels = waiting.popleft()
-        described = describe(segmentation, words.words, words.classes, colours)
-        _write(job, pixels, segmentation, described, colours, words.background, out, as_json)
+        try:
+            if isinstance(segmentation, Exception):
+                raise segmentation
+            described = describe(segmentation, words.words, words.classes, colours)
+            _write(job, pixels, segmentation, described, colours, words.background)
+        except Exception as error:
+            fail(job.photo, error)
+            continue
         outcome.written.append(job.photo)
         on_photo(f"{job.photo}: {_summary(described)}")
     return outcome
 
 
-def _is_done(job: _Job, out: Path, as_json: bool) -> bool:
-    pictures = (out / f"{job.name}{LABELS}", out / f"{job.name}{OVERLAY}")
-    has_json = not as_json or (out / f"{job.name}.json").is_file()
-    return has_json and all(made_with(path, job.settings) for path in pictures)
+def _job(photo: Path, out: Path, settings: dict[str, Any], as_json: bool) -> _Job:
+    stat, name = photo.stat(), result_name(photo)
+    made_from = {"photo": photo.name, IDENTITY: identity(photo), "bytes": stat.st_size, "modified": stat.st_mtime_ns}
+    labels, picture, described = (out / f"{name}{ending}" for ending in (LABELS, OVERLAY, ".json"))
+    return _Job(photo, settings | made_from, labels, picture, described if as_json else None)
+
+
+def _results(job: _Job) -> list[Path]:
+    return [path for path in (job.json, job.overlay, job.labels) if path is not None]
+
+
+def _is_done(job: _Job) -> bool:
+    for path in _results(job):
+        check_own(path, job.photo)
+    return all(is_made_with(path, job.settings) for path in _results(job))
 
 
 def describe(
@@ -132,11 +147,11 @@ def _write(
     described: list[dict[str, Any]],
     colours: Sequence[Colour],
     background: int | None,
-    out: Path,
-    as_json: bool,
 ) -> None:
     labels = segmentation.labels.cpu()
-    if as_json:
+    entries = [Entry(row["label"], row["class"], row["area"]) for row in _by_area(described)]
+    picture = overlay(pixels, labels, colours, entries, background)
+    if job.json is not None:
         content = {
             "photo": str(job.photo),
             "height": labels.shape[0],
@@ -145,11 +160,9 @@ def _write(
             "settings": job.settings,
             "classes": described,
         }
-        write_whole(out / f"{job.name}.json", json.dumps(content, indent=1, ensure_ascii=False).encode() + b"\n")
-    entries = [Entry(row["label"], row["class"], row["area"]) for row in _by_area(described)]
-    picture = overlay(pixels, labels, colours, entries, background)
-    write_whole(out / f"{job.name}{OVERLAY}", png(picture, job.settings))
-    write_whole(out / f"{job.name}{LABELS}", png(label_picture(labels, colours), job.settings))
+        write_whole(job.json, json_text(content))
+    write_whole(job.overlay, png(picture, job.settings))
+    write_whole(job.labels, png(label_picture(labels, colours), job.settings))
 
 
 def _by_area(described: list[dict[str, Any]]) -> list[dict[str, Any]]:

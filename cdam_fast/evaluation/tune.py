@@ -80,6 +80,11 @@ def run_tune(similarity: Tensor, report: TuneReport, on_step: Callable[[str], No
             trial.over_shipped = shipped / trial.us
 
 
+def count() -> int:
+    """Of the trials."""
+    return sum(1 for _ in _trials())
+
+
 def _trials() -> Iterator[tuple[str, dict[str, Any]]]:
     yield "divergence", {}
     for stage, candidates in CANDIDATES.items():

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -25,7 +27,7 @@ def as_tensor(image: object, name: str = "image") -> Tensor:
 
     Raises:
         TypeError: no image, or a dtype that is none. ValueError: another shape, no pixel, values outside [0, 1] or
-            NaN, a PIL mode without a known range (32-bit integer or float).
+            NaN, a PIL mode without a known range (32-bit integer or float), a PIL image that cannot be decoded.
     """
     if isinstance(image, Tensor):
         return _checked(image, name)
@@ -59,21 +61,105 @@ def _checked(image: Tensor, name: str) -> Tensor:
     return image
 
 
-def _from_pil(image: Any, name: str) -> Tensor:
-    from PIL import Image, ImageOps
+_TURNS = {
+    2: "FLIP_LEFT_RIGHT",
+    3: "ROTATE_180",
+    4: "FLIP_TOP_BOTTOM",
+    5: "TRANSPOSE",
+    6: "ROTATE_270",
+    7: "TRANSVERSE",
+    8: "ROTATE_90",
+}
+"""By the EXIF orientation: what makes the picture upright."""
 
+_ORIENTATION = 0x0112
+
+
+def _from_pil(image: Any, name: str) -> Tensor:
     if 0 in image.size:
         raise ValueError(f"{name}: got {image.size[0]}x{image.size[1]} pixels, takes at least one")
-    image = ImageOps.exif_transpose(image)
-    if image.mode.startswith("I;16"):
-        grey = torch.from_numpy(np.asarray(image).astype(np.float32) / 65535)
-        return grey.expand(3, -1, -1)
-    if image.mode in ("I", "F"):
+    with _named(image, name):
+        transparent = _transparent(image)  # before the load, which forgets how the file keeps its values
+        _load(image)
+    if image.mode in ("I", "F") and not _is_sixteen_bit(image):
         raise ValueError(f"{name}: got a PIL image of mode {image.mode}, whose range is unknown; takes 8 or 16 bits")
-    if image.mode in ("RGBA", "RGBa", "LA", "La", "PA") or "transparency" in image.info:
+    with _named(image, name):
+        upright = _upright(image)
+        if image.mode == "I" or image.mode.startswith("I;16"):
+            values = np.asarray(upright).astype(np.float32)
+            if transparent is not None:
+                values[values == transparent] = 65535
+            return torch.from_numpy(values / 65535).expand(3, -1, -1)
+        return torch.from_numpy(_rgb(upright, transparent)).permute(2, 0, 1)
+
+
+def _rgb(image: Any, transparent: int | tuple[int, ...] | None) -> np.ndarray[Any, Any]:
+    """``[H, W, 3]`` uint8 of any mode but 16-bit and 32-bit grey; what is transparent is white."""
+    from PIL import Image
+
+    if transparent is not None:
+        pixels = np.array(image.convert("RGB"))
+        pixels[(pixels == transparent).all(-1)] = 255
+        return pixels
+    if image.mode == "La":  # Pillow turns it into its plain form only
+        image = image.convert("LA")
+    if image.mode in ("RGBA", "RGBa", "LA", "PA") or "transparency" in image.info:
         white = Image.new("RGBA", image.size, "white")
         image = Image.alpha_composite(white, image.convert("RGBA"))
-    return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
+    return np.array(image.convert("RGB"))
+
+
+def _transparent(image: Any) -> int | tuple[int, ...] | None:
+    """The one transparent colour of a PNG without an alpha channel, on the scale of its pixels once they are loaded.
+
+    The file gives it at its own depth, and Pillow leaves it there while it brings the pixels to 8 bits.
+    """
+    value = image.info.get("transparency")
+    layout = image.tile[0][3] if getattr(image, "tile", None) else ""
+    if isinstance(value, int) and (image.mode in ("1", "L", "I") or image.mode.startswith("I;16")):
+        if image.mode == "1":
+            return 255 if value else 0
+        return value * {"L;2": 85, "L;4": 17}.get(layout, 1) if isinstance(layout, str) else value
+    if image.mode == "RGB" and isinstance(value, tuple) and len(value) == 3:
+        return tuple(channel >> 8 for channel in value) if layout == "RGB;16B" or max(value) > 255 else value
+    return None
+
+
+def _is_sixteen_bit(image: Any) -> bool:
+    """Whether Pillow opened 16-bit grey as 32-bit integers: PNG up to Pillow 10.2, PGM in every version."""
+    return image.mode == "I" and image.format in ("PNG", "PPM")
+
+
+def _load(image: Any) -> None:
+    try:
+        image.load()
+    except Exception:
+        if getattr(image, "tile", None) != []:
+            raise
+        # the pixels are there: what cannot be read are the metadata, which TIFF looks at last
+
+
+def _upright(image: Any) -> Any:
+    """Turned as its EXIF says, which is never rewritten; as it is where the EXIF cannot be read."""
+    from PIL import Image
+
+    if image.format == "TIFF":  # turned while it was loaded, though older versions still say it is not
+        return image
+    try:
+        turn = _TURNS.get(image.getexif().get(_ORIENTATION))
+    except Exception:
+        turn = None
+    return image if turn is None else image.transpose(getattr(Image.Transpose, turn))
+
+
+@contextlib.contextmanager
+def _named(image: Any, name: str) -> Iterator[None]:
+    """Pillow's decoders raise anything for a damaged file."""
+    try:
+        yield
+    except Exception as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ValueError(f"{name}: this PIL image of mode {image.mode} cannot be decoded: {reason}") from error
 
 
 def check_sides(height: int, width: int, name: str = "image") -> None:

@@ -5,6 +5,9 @@ from __future__ import annotations
 from torch import Tensor
 from torch.nn import functional
 
+Place = tuple[int, int]
+"""Top and left pixel of a window."""
+
 
 def window_starts(length: int, window: int, stride: int) -> list[int]:
     """First pixel of each window along one side; the last window ends at the image's end."""
@@ -29,11 +32,13 @@ class Canvas:
             for top in window_starts(height, window, stride)
             for left in window_starts(width, window, stride)
         ]
+        self.failed = False
+        """Whether one of its windows could not be done."""
         self.patch_logits: list[Tensor] = []
         """``[Q, N]`` of each window that is done, in the order of places."""
         self._total: Tensor | None = None
 
-    def crop(self, place: tuple[int, int]) -> Tensor:
+    def crop(self, place: Place) -> Tensor:
         """``[3, window, window]``."""
         top, left = place
         return self.pixels[:, top : top + self.window, left : left + self.window]

@@ -1,0 +1,99 @@
+"""Images through a model in batches of windows, each image's failure its own."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager
+from itertools import groupby, islice
+from typing import Union
+
+from torch import Tensor
+
+from cdam_fast.segmentation.result import Segmentation
+from cdam_fast.segmentation.windows import Canvas, Place
+
+Outcome = Union[Segmentation, Exception]
+Window = tuple[Union[Canvas, Exception], Place]
+"""One to look at, or what went wrong before an image had any."""
+
+Model = Callable[[list[Tensor]], Tensor]
+"""From crops ``[3, window, window]`` to the logits of each, ``[B, Q, h, w]``."""
+
+
+def outcomes(
+    images: Iterable[object],
+    prepare: Callable[[object, str], Canvas],
+    model: Model,
+    finish: Callable[[Canvas], Segmentation],
+    batch_size: int,
+    *,
+    apart: bool,
+    settings: Callable[[], AbstractContextManager[object]],
+) -> Iterator[Outcome]:
+    """What became of each image, in order; images are taken as they are needed.
+
+    Args:
+        images: anything that prepare takes.
+        prepare: from an image and its name to its windows.
+        model, finish: what the windows go through, and what is made of their logits.
+        batch_size: windows at once, of whatever images.
+        apart: where a batch fails, take it one image at a time to find whose failure it is.
+        settings: of PyTorch, under which the model runs.
+    """
+    windows = _windows(images, prepare)
+    while batch := list(islice(windows, batch_size)):
+        with settings():
+            done = list(_done(batch, model, finish, apart))
+        yield from done
+
+
+def _windows(images: Iterable[object], prepare: Callable[[object, str], Canvas]) -> Iterator[Window]:
+    for i, image in enumerate(images):
+        try:
+            canvas = prepare(image, f"image {i}")
+        except Exception as error:  # noqa: PERF203 - each image its own
+            yield error, (0, 0)
+        else:
+            yield from ((canvas, place) for place in canvas.places if not canvas.failed)
+
+
+def _done(
+    batch: list[Window], model: Model, finish: Callable[[Canvas], Segmentation], apart: bool
+) -> Iterator[Outcome]:
+    """Of the images whose last window is in the batch, or whose first failure."""
+    logits = _logits([(canvas, place) for canvas, place in batch if isinstance(canvas, Canvas)], model, apart)
+    for canvas, _ in batch:
+        if isinstance(canvas, Exception):
+            yield canvas
+            continue
+        one = next(logits)
+        if canvas.failed:
+            continue
+        try:
+            if isinstance(one, Exception):
+                raise one
+            finished = finish(canvas) if canvas.add(one) else None
+        except Exception as error:
+            canvas.failed = True
+            yield error
+        else:
+            if finished is not None:
+                yield finished
+
+
+def _logits(windows: list[tuple[Canvas, Place]], model: Model, apart: bool) -> Iterator[Tensor | Exception]:
+    """Of each window, or what it raised."""
+    if not windows:
+        return
+    try:
+        results: list[Tensor | Exception] = list(model([canvas.crop(place) for canvas, place in windows]))
+    except Exception as error:
+        if apart and len({id(canvas) for canvas, _ in windows}) > 1:
+            if str(error).startswith("batch_size: "):
+                warnings.warn(f"{error}; going on with one image at a time", stacklevel=2)
+            for _, of_one in groupby(windows, lambda window: id(window[0])):
+                yield from _logits(list(of_one), model, apart)
+            return
+        results = [error] * len(windows)
+    yield from results
