@@ -98,7 +98,7 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor | None, None]:
 
 
 _divergence = compat.operator(
-    "divergence", "(Tensor p, Tensor? q, str metric) -> Tensor", _operator, _fake, _setup_context, _backward
+    "divergence", "(Tensor p, Tensor? q, str metric) -> Tensor", _compute, _fake, _setup_context, _backward
 )
 
 

@@ -30,7 +30,7 @@ def test_gradient_without_operators_is_the_operators(metric, other, oldest):
     weights = torch.randn(2, 7, 4 if other else 7, dtype=torch.float64)
     expected = torch.autograd.grad(cdam_fast.pairwise_divergence(p, q, metric=metric), inputs, weights)
     function = compat.operator(
-        "unused", "", divergence._operator, divergence._fake, divergence._setup_context, divergence._backward
+        "unused", "", divergence._compute, divergence._fake, divergence._setup_context, divergence._backward
     )
     result = function(p, q, metric)
     assert result.requires_grad
