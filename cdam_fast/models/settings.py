@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 
 import torch
+
+from cdam_fast.compat import without_autocast
 
 
 @contextmanager
@@ -18,8 +20,7 @@ def own_settings(device: torch.device) -> Iterator[None]:
     with ExitStack() as stack:
         stack.enter_context(torch.no_grad())
         for kind in {"cpu", device.type}:
-            with suppress(RuntimeError):  # a device that this PyTorch has no autocast for
-                stack.enter_context(torch.autocast(kind, enabled=False))
+            stack.enter_context(without_autocast(kind))
         if _default_device() != device.type:
             stack.enter_context(device)
         yield
