@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from cdam_fast.compat import OutOfMemoryError
 from cdam_fast.models import Tokenizer
 
 _FILES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")
@@ -73,7 +74,7 @@ def _model_name(model_name: str) -> str:
 def _created(open_clip: Any, name: str, tag: str | None, device: torch.device) -> Any:
     try:
         return open_clip.create_model(name, pretrained=tag, device=device)
-    except torch.OutOfMemoryError:
+    except OutOfMemoryError:
         raise
     except Exception as error:  # a hub, a proxy, a disk: whatever it is, the weights could not be had
         if tag is None:
