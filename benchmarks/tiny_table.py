@@ -18,7 +18,7 @@ from cdam_fast import CDAMSegmenter
 from cdam_fast.models import BASES
 from cdam_fast.segmentation.load import load_clip
 
-MODEL = Path(__file__).parents[1] / "tests" / "data" / "tiny_clip"
+MODEL = Path(__file__).parents[1] / "cdam_fast" / "data" / "tiny"
 SCENES, SEED = 100, 1000
 SIDE = 96
 """The trained side. At twice that, as the paper's 448 is of 224, this model's patches are right by chance only."""

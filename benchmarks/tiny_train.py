@@ -1,4 +1,4 @@
-"""Train the tiny CLIP of the tests on generated scenes: ``python benchmarks/tiny_train.py tests/data/tiny_clip``.
+"""Train the tiny CLIP of the tests on generated scenes: ``python benchmarks/tiny_train.py cdam_fast/data/tiny``.
 
 Writes the weights (float16 safetensors) and the log beside the model configuration of that name. Contrastive, as CLIP:
 each image against each caption of the batch, where a caption that happens to be true of another image is no negative.

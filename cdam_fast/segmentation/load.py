@@ -1,124 +1,118 @@
-"""Model and tokenizer by open_clip's names, weights from its hub or from a local file."""
+"""Model and tokenizer by name or from files, as open_clip makes and loads them."""
 
 from __future__ import annotations
 
-import difflib
-import json
-import pickle
+import textwrap
+import warnings
+from collections.abc import Mapping
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import nn
 
-from cdam_fast.compat import OutOfMemoryError
-from cdam_fast.models import Tokenizer
+from cdam_fast.models import Tokenizer, own_settings
+from cdam_fast.segmentation.options import check_channels, check_flag
+from cdam_fast.segmentation.sources import TINY, Source, find_source
+from cdam_fast.segmentation.weights import Weights, fit_weights, looks_like_openai, read_weights
 
-_FILES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")
+_DEFAULTS = {TINY: {"short_side": 96, "window": 96, "stride": 48, "logit_scale": 8.2448}}
+"""The tiny model's trained side, and half of the factor that it was trained to, as the paper's 50 is of CLIP's 100."""
 
 
-def load_clip(model_name: str, pretrained: str | Path, device: torch.device) -> tuple[Any, Tokenizer]:
-    """An open_clip model in evaluation mode, and its tokenizer.
+def model_defaults(model_name: object) -> dict[str, Any]:
+    """Arguments of `CDAMSegmenter` that this model wants other than its defaults, by name; mostly none."""
+    return dict(_DEFAULTS.get(model_name, {})) if isinstance(model_name, str) else {}
+
+
+def load_clip(
+    model_name: str | Path, pretrained: str | Path | None, device: torch.device, quick_gelu: bool | None = None
+) -> tuple[Any, Tokenizer]:
+    """A CLIP of open_clip in float32 and evaluation mode, and its tokenizer.
 
     Args:
-        model_name: a name of open_clip's, or the path of a model configuration in its JSON format.
-        pretrained: a tag of open_clip's for that model (downloaded on first use), or a file with the model's state
-            dict: safetensors, or a PyTorch checkpoint that loads without running code (``weights_only``).
+        model_name: ``"tiny"``, the model in the package; a name of open_clip's (``"ViT-B-16"``, ``"ViT-B/16"``,
+            ``"hf-hub:org/repository"``); a folder with ``open_clip_config.json`` (``"local-dir:"`` in front or not); or
+            a model configuration in open_clip's JSON format.
+        pretrained: a tag of open_clip for that model (downloaded on first use), or a file with the model's state dict:
+            safetensors, a PyTorch checkpoint that loads without running code (``weights_only``), or the TorchScript of
+            OpenAI's own files, whose tensors are read. None for models that come with their weights.
         device: where to put it.
+        quick_gelu: the activation; None is what the name, the tag, the configuration or the weights say. OpenAI's
+            weights get QuickGELU; where they are only guessed to be OpenAI's, that is said in a warning.
+
+    Mean and std of the pixels, where the tag or the configuration says them, are in ``model.visual.image_mean`` and
+    ``image_std``.
 
     Raises:
-        ValueError: a name, a tag, a configuration or a file that this cannot be. RuntimeError: weights that cannot be
-            downloaded.
+        TypeError, ValueError: names, a configuration or a file that these cannot be. RuntimeError: weights that cannot
+            be downloaded; a text tower that needs transformers where that is not installed.
     """
+    if quick_gelu is not None:
+        quick_gelu = check_flag("quick_gelu", quick_gelu)
+    source = find_source(model_name, pretrained)
+    with own_settings(torch.device("cpu")):
+        tokenizer = _tokenizer(source)
+        weights = read_weights(source.weights())
+        model = _created(source, _activation(source, weights, quick_gelu))
+        fit_weights(model, weights)
+        _set_pixels(model.visual, source, weights)
+        return model.to(device).eval(), tokenizer
+
+
+def _tokenizer(source: Source) -> Tokenizer:
+    try:
+        return source.tokenizer()
+    except Exception as error:  # files of transformers, from its hub
+        reason = textwrap.shorten(str(error) or type(error).__name__, 200, placeholder=" ...")
+        raise RuntimeError(f"model_name: cannot get the tokenizer of {source.title}: {reason}") from None
+
+
+def _activation(source: Source, weights: Weights, wanted: bool | None) -> bool:
+    if wanted is not None or source.quick_gelu is not None:
+        return bool(source.quick_gelu if wanted is None else wanted)
+    if not weights.original and looks_like_openai(weights):
+        warnings.warn(
+            f"QuickGELU: taken, as the weights of {weights.path.name} look like OpenAI's; quick_gelu=False is for "
+            "GELU, quick_gelu=True or a model name that ends in -quickgelu says it without this note",
+            stacklevel=4,
+        )
+        return True
+    return weights.original
+
+
+def _created(source: Source, quick_gelu: bool) -> Any:
+    """As open_clip's create_model, which takes registered names only and says that the weights are random."""
     import open_clip
 
-    name = _model_name(model_name)
-    path = Path(pretrained)
-    tags = open_clip.list_pretrained_tags_by_model(name)
-    if path.suffix in _FILES or path.is_file():
-        state = read_weights(path)
-        model = _created(open_clip, name, None, device)
-        _load(model, state, path)
-    elif str(pretrained) in tags:
-        model = _created(open_clip, name, str(pretrained), device)
-    else:
-        known = f"a tag of {model_name} ({', '.join(tags)})" if tags else f"{model_name} has no tags"
-        raise ValueError(f"pretrained: got {str(pretrained)!r}, takes a file of weights or {known}")
-    return model.eval(), open_clip.get_tokenizer(name)
-
-
-def _model_name(model_name: str) -> str:
-    import open_clip
-
-    if not isinstance(model_name, str):
-        raise TypeError(f"model_name: got {type(model_name).__name__}, takes a string")
-    if not model_name.endswith(".json"):
-        if model_name not in open_clip.list_models():
-            close = difflib.get_close_matches(model_name, open_clip.list_models(), 3) or ["ViT-B-16", "ViT-L-14"]
-            raise ValueError(
-                f"model_name: got {model_name!r}, takes a JSON file or a model of open_clip, such as "
-                + ", ".join(close)
-            )
-        return model_name
-    path = Path(model_name)
+    config = deepcopy(source.config) | {"quick_gelu": quick_gelu}
+    from_transformers = "hf_model_name" in config["text_cfg"]
+    if from_transformers:
+        config["text_cfg"]["hf_model_pretrained"] = False  # the weights come next
+    kind: Any = open_clip.CLIP
+    if config.pop("custom_text", False) or from_transformers:
+        kind = open_clip.CoCa if "multimodal_cfg" in config else open_clip.CustomTextCLIP
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ValueError(f"model_name: cannot read {path}: {error}") from None
-    if not isinstance(config, dict) or not {"embed_dim", "vision_cfg", "text_cfg"} <= set(config):
-        raise ValueError(f"model_name: {path} is no open_clip model configuration (embed_dim, vision_cfg, text_cfg)")
-    open_clip.add_model_config(path)
-    return path.stem
-
-
-def _created(open_clip: Any, name: str, tag: str | None, device: torch.device) -> Any:
-    try:
-        return open_clip.create_model(name, pretrained=tag, device=device)
-    except OutOfMemoryError:
+        model: nn.Module = kind(**config)
+    except (MemoryError, torch.OutOfMemoryError):
         raise
-    except Exception as error:  # a hub, a proxy, a disk: whatever it is, the weights could not be had
-        if tag is None:
-            raise
-        reason = str(error).strip().splitlines() or [type(error).__name__]
-        raise RuntimeError(
-            f"pretrained: cannot get {tag!r} of {name} ({reason[0][:200]}); run once with a network, or give the "
-            "path of its weights in safetensors format"
-        ) from None
-
-
-def read_weights(path: Path) -> dict[str, Tensor]:
-    """A state dict from a safetensors file, or from a checkpoint that loads without running pickled code.
-
-    Raises:
-        ValueError: no such file, another format, or a checkpoint that would run code.
-    """
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    if not path.is_file():
-        raise ValueError(f"pretrained: there is no file {path}")
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError:
+    except Exception as error:  # keys and sizes that this open_clip has no model for
+        reason = textwrap.shorten(str(error) or type(error).__name__, 200, placeholder=" ...")
         raise ValueError(
-            f"pretrained: {path} would run pickled code to load, and is refused; takes safetensors, or a checkpoint "
-            "of plain tensors"
+            f"model_name: open_clip {open_clip.__version__} cannot make {source.title}: {reason}"
         ) from None
-    except (OSError, SafetensorError, RuntimeError, EOFError, ValueError) as error:
-        reason = str(error).strip().splitlines() or [type(error).__name__]
-        raise ValueError(f"pretrained: cannot read {path}: {reason[0]}") from None
-    if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
-        state = state["state_dict"]
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise ValueError(f"pretrained: {path} holds no state dict")
-    return {name.removeprefix("module."): value for name, value in state.items()}
+    return model.float()  # whatever the default dtype is
 
 
-def _load(model: Any, state: dict[str, Tensor], path: Path) -> None:
-    try:
-        model.load_state_dict(state)
-    except RuntimeError as error:
-        lines = [line.strip() for line in str(error).splitlines()[1:]] or [str(error)]
-        raise ValueError(f"pretrained: {path} does not fit the model: {lines[0][:300]}") from None
+def _set_pixels(visual: Any, source: Source, weights: Weights) -> None:
+    pixels: Mapping[str, Any] = source.pixels or {}
+    for name, key in (("image_mean", "mean"), ("image_std", "std")):
+        if pixels.get(key) is not None:
+            setattr(visual, name, tuple(check_channels(name, pixels[key])))
+    if source.pixels is None and not weights.original:
+        warnings.warn(
+            f"image_mean: CLIP's own is taken, but some weights of {source.title} want another; image_mean and "
+            "image_std say it",
+            stacklevel=4,
+        )

@@ -93,6 +93,17 @@ def check_flag(name: str, value: object) -> bool:
     return value
 
 
+def check_device(device: object) -> torch.device:
+    """A device by its name or as it is; None is the CPU."""
+    takes = "takes None, a torch.device or its name, such as 'cuda' or 'cuda:1'"
+    if not isinstance(device, (str, torch.device, type(None))):
+        raise TypeError(f"device: got {device!r}, {takes}")
+    try:
+        return torch.device("cpu" if device is None else device)
+    except RuntimeError:
+        raise ValueError(f"device: got {device!r}, {takes}") from None
+
+
 def _whole(name: str, value: object) -> int:
     value = plain(value)
     if isinstance(value, bool) or not isinstance(value, int):

@@ -16,8 +16,8 @@ from cdam_fast.background import entropy_threshold
 from cdam_fast.compat import OutOfMemoryError
 from cdam_fast.models import LastBlock, Tokenizer, Tower, check_base, own_settings, unwrap
 from cdam_fast.segmentation.images import as_tensor, resize_to
-from cdam_fast.segmentation.load import load_clip
-from cdam_fast.segmentation.options import Options, check_options, normalisation
+from cdam_fast.segmentation.load import load_clip, model_defaults
+from cdam_fast.segmentation.options import Options, check_device, check_options, normalisation
 from cdam_fast.segmentation.outcomes import outcomes
 from cdam_fast.segmentation.result import Segmentation, label_pixels, largest_of_classes
 from cdam_fast.segmentation.texts import Texts, build_texts
@@ -149,27 +149,36 @@ class CDAMSegmenter:
     @classmethod
     def from_pretrained(
         cls,
-        model_name: str,
-        pretrained: str | Path,
-        class_names: Sequence[str | Sequence[str]],
+        model_name: str | Path,
+        pretrained: str | Path | None = None,
+        class_names: Sequence[str | Sequence[str]] | None = None,
         *,
         device: torch.device | str | None = None,
+        quick_gelu: bool | None = None,
         **options: Any,
     ) -> CDAMSegmenter:
         """A segmenter with weights by name, or from a file.
 
         Args:
-            model_name: of open_clip, such as ``"ViT-B-16"``, or a JSON file with a model configuration.
-            pretrained: a tag of open_clip, such as ``"laion2b_s34b_b88k"``, or a file: safetensors, or a PyTorch
-                checkpoint that loads without running pickled code.
+            model_name: of open_clip, such as ``"ViT-B-16"``, ``"hf-hub:org/repository"``, a folder with
+                ``open_clip_config.json``, or a JSON file with a model configuration. ``"tiny"`` is a model of 2 MB in
+                the package, for trying things out; it comes with its own sides and logit_scale.
+            pretrained: a tag of open_clip, such as ``"laion2b_s34b_b88k"``, or a file: safetensors, a PyTorch
+                checkpoint that loads without running pickled code, or OpenAI's own; None for models that come with
+                their weights (``"tiny"``, a folder, the hub).
             class_names, options: as for `CDAMSegmenter`.
             device: None is the CPU.
+            quick_gelu: the activation; None is what the weights were trained with, see
+                `cdam_fast.segmentation.load.load_clip`.
 
         Raises:
-            ValueError: unknown names, a file that is refused. RuntimeError: weights that cannot be downloaded.
+            TypeError, ValueError: unknown names, a file that is refused. RuntimeError: weights that cannot be
+                downloaded.
         """
-        model, tokenizer = load_clip(model_name, pretrained, torch.device(device or "cpu"))
-        return cls(model, tokenizer, class_names, **options)
+        if class_names is None:
+            raise TypeError("class_names: got None, takes a sequence of strings or of lists of synonyms")
+        model, tokenizer = load_clip(model_name, pretrained, check_device(device), quick_gelu)
+        return cls(model, tokenizer, class_names, **(model_defaults(model_name) | options))
 
     # --- one window, or a batch of them
 
