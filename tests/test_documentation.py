@@ -55,6 +55,7 @@ def place(tmp_path, monkeypatch, scene):
         (tmp_path / folder).mkdir()
     for name in ("photo.jpg", "photos/a.jpg", "photos/b.png", "more/c.jpg"):
         Image.fromarray(scene.pixels).resize((192, 192)).save(tmp_path / name)
+    Image.fromarray(scene.pixels).save(tmp_path / "scene.png")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -65,7 +66,7 @@ def test_every_block_is_of_a_kind_that_is_run():
 
 
 @of_language("python")
-def test_python(block, place, monkeypatch):
+def test_python(block, place, monkeypatch, capsys):
     if block.heading in RUN_ELSEWHERE:
         compile(block.code, block.file, "exec")
         return
@@ -76,6 +77,8 @@ def test_python(block, place, monkeypatch):
         assert names["weight"].shape == (24, 785, 785)
     if "result" in names:
         assert len(names["result"].labels.unique()) > 1
+    printed = re.search(r"^print\(.*\)  # (\[.*\])", block.code, re.MULTILINE)
+    assert capsys.readouterr().out.strip() == (printed[1] if printed else "")
 
 
 @of_language("sh")
