@@ -101,7 +101,7 @@ def _created(source: Source, quick_gelu: bool) -> Any:
     except Exception as error:  # keys and sizes that this open_clip has no model for
         reason = textwrap.shorten(str(error) or type(error).__name__, 200, placeholder=" ...")
         raise ValueError(
-            f"model_name: open_clip {open_clip.__version__} cannot make {source.title}: {reason}"
+            f"model_name: open_clip {open_clip.version.__version__} cannot make {source.title}: {reason}"
         ) from None
     return model.float()  # whatever the default dtype is
 
