@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from cdam_fast import ops, portable, reference
+from cdam_fast import compat, ops, portable, reference
 from cdam_fast.arguments import (
     MapOptions,
     check_attention,
@@ -92,7 +92,7 @@ def cdam_attention(
     options = check_options(similarity, scales, temperature, attention_temperature, metric, order, minmax)
     result_dtype = check_out_dtype(out_dtype, similarity.dtype)
     chosen = _choose_backend(backend, similarity, similarity.shape[-2] * similarity.shape[-1])
-    with torch.autocast(similarity.device.type, enabled=False):
+    with compat.without_autocast(similarity.device.type):
         return _attention(similarity, options, chosen, result_dtype).to(result_dtype)
 
 
@@ -129,7 +129,7 @@ def cdam_attend(
     options = check_options(similarity, scales, temperature, attention_temperature, metric, order, minmax)
     result_dtype = check_out_dtype(out_dtype, similarity.dtype)
     chosen = _choose_backend(backend, similarity, similarity.shape[-2] * similarity.shape[-1])
-    with torch.autocast(similarity.device.type, enabled=False):
+    with compat.without_autocast(similarity.device.type):
         if chosen == "triton":
             return ops.cdam_attend(similarity, values, options, result_dtype)
         attention = _attention(similarity, options, chosen, working_dtype(similarity.dtype))
@@ -159,7 +159,7 @@ def pairwise_divergence(p: Tensor, q: Tensor | None = None, *, metric: str = "js
     metric = check_metric(metric)
     chosen = _choose_backend(backend, p)
     dtype = working_dtype(p.dtype)
-    with torch.autocast(p.device.type, enabled=False):
+    with compat.without_autocast(p.device.type):
         if chosen == "triton":
             return ops.pairwise_divergence(p, other, metric=metric)
         if chosen == "reference":

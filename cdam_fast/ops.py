@@ -15,9 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cdam_fast import portable
+from cdam_fast import compat, portable
 from cdam_fast.arguments import MapOptions, working_similarity
 from cdam_fast.constants import scaled_grid
+from cdam_fast.divergence import divergence_backward
 from cdam_fast.tracing import as_batch, is_compiling, is_traced
 
 OLDEST_TRITON = (3, 2)
@@ -26,6 +27,11 @@ LARGEST_MAP = 8192
 """Most patches of a map: the kernels hold whole rows of it."""
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)
+
+_OPTIONS = (
+    "float[] scales, float temperature, float attention_temperature, str metric, str order, bool[] minmax, "
+    "ScalarType out_dtype"
+)
 
 
 # --- What the kernels serve -------------------------------------------------------------------------------------
@@ -45,6 +51,8 @@ def refusal(tensor: Tensor, patches: int = 0) -> str | None:
 
 @cache
 def _refusal_of_device(device: torch.device) -> str | None:
+    if compat.TORCH < compat.OLDEST_OF_KERNELS:
+        return f"got torch {compat.version()}, takes torch 2.6 or newer with Triton 3.2 or newer"
     if importlib.util.find_spec("triton") is None:
         return "Triton is not installed; takes triton 3.2 or newer"
     version = _triton_version()
@@ -82,7 +90,7 @@ def cdam_attention(similarity: Tensor, options: MapOptions, out_dtype: torch.dty
         divergence = pairwise_divergence if options.metric == "js" else portable.pairwise_divergence
         return portable.cdam_attention(working_similarity(similarity), options, divergence).to(out_dtype)
     images = as_batch(similarity, 3)
-    function = _map if _is_plain(similarity) else torch.ops.cdam_fast.triton_map
+    function = _map if _is_plain(similarity) else _map_operator
     maps: Tensor = function(images, *options, out_dtype)
     return maps.reshape(*similarity.shape[:-3], *maps.shape[1:])
 
@@ -93,7 +101,7 @@ def cdam_attend(similarity: Tensor, values: Tensor, options: MapOptions, out_dty
         attention = cdam_attention(similarity, options, torch.float32)
         return (attention @ values.to(torch.float32)).to(out_dtype)
     images, flat = as_batch(similarity, 3), as_batch(values, 2)
-    function = _attend if _is_plain(similarity) and _is_plain(values) else torch.ops.cdam_fast.triton_attend
+    function = _attend if _is_plain(similarity) and _is_plain(values) else _attend_operator
     result: Tensor = function(images, flat, *options, out_dtype)
     return result.reshape(*similarity.shape[:-3], *result.shape[1:])
 
@@ -102,7 +110,7 @@ def pairwise_divergence(p: Tensor, q: Tensor | None = None, *, metric: str) -> T
     """``p [..., N, C]``, ``q [..., M, C]`` -> ``[..., N, M]`` in p's dtype; differentiable once."""
     flat_p, flat_q = as_batch(p, 2), None if q is None else as_batch(q, 2)
     plain = _is_plain(p) and (q is None or _is_plain(q))
-    result: Tensor = (_divergence if plain else torch.ops.cdam_fast.triton_divergence)(flat_p, flat_q, metric)
+    result: Tensor = (_divergence if plain else _divergence_operator)(flat_p, flat_q, metric)
     return result.reshape(*p.shape[:-2], *result.shape[1:])
 
 
@@ -147,13 +155,12 @@ def _options(
     return MapOptions(tuple(scales), temperature, attention_temperature, metric, order, (minmax[0], minmax[1]))
 
 
-_map_operator = torch.library.custom_op("cdam_fast::triton_map", _map, mutates_args=())
-
-
-@_map_operator.register_fake
-def _(similarity: Tensor, *options: Any) -> Tensor:
+def _fake_map(similarity: Tensor, *options: Any) -> Tensor:
     batch, _, height, width = similarity.shape
     return similarity.new_empty(batch, height * width, height * width, dtype=options[-1])
+
+
+_map_operator = compat.operator("triton_map", f"(Tensor similarity, {_OPTIONS}) -> Tensor", _map, _fake_map)
 
 
 def _attend(
@@ -174,12 +181,13 @@ def _attend(
     return result
 
 
-_attend_operator = torch.library.custom_op("cdam_fast::triton_attend", _attend, mutates_args=())
-
-
-@_attend_operator.register_fake
-def _(similarity: Tensor, values: Tensor, *options: Any) -> Tensor:
+def _fake_attend(similarity: Tensor, values: Tensor, *options: Any) -> Tensor:
     return values.new_empty(values.shape, dtype=options[-1])
+
+
+_attend_operator = compat.operator(
+    "triton_attend", f"(Tensor similarity, Tensor values, {_OPTIONS}) -> Tensor", _attend, _fake_attend
+)
 
 
 # --- Divergence -------------------------------------------------------------------------------------------------
@@ -192,11 +200,7 @@ def _divergence(p: Tensor, q: Tensor | None, metric: str) -> Tensor:
     return result
 
 
-_divergence_operator = torch.library.custom_op("cdam_fast::triton_divergence", _divergence, mutates_args=())
-
-
-@_divergence_operator.register_fake
-def _(p: Tensor, q: Tensor | None, metric: str) -> Tensor:
+def _fake_divergence(p: Tensor, q: Tensor | None, metric: str) -> Tensor:
     return p.new_empty(p.shape[0], p.shape[1], p.shape[1] if q is None else q.shape[1])
 
 
@@ -208,8 +212,15 @@ def _divergence_setup(ctx: Any, inputs: tuple[Tensor, Tensor | None, str], outpu
 def _divergence_gradient(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor | None, None]:
     p, q = ctx.saved_tensors
     second = None if q is None else q.float()
-    grad_p, grad_q = torch.ops.cdam_fast.divergence_backward(grad.float(), p.float(), second, ctx.metric)
+    grad_p, grad_q = divergence_backward(grad.float(), p.float(), second, ctx.metric)
     return grad_p.to(p.dtype), None if q is None else grad_q.to(q.dtype), None
 
 
-torch.library.register_autograd("cdam_fast::triton_divergence", _divergence_gradient, setup_context=_divergence_setup)
+_divergence_operator = compat.operator(
+    "triton_divergence",
+    "(Tensor p, Tensor? q, str metric) -> Tensor",
+    _divergence,
+    _fake_divergence,
+    _divergence_setup,
+    _divergence_gradient,
+)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from cdam_fast import compat
 from cdam_fast.arguments import (
     MapOptions,
     check_distributions,
@@ -157,7 +158,7 @@ def cdam_attention(
     similarity = check_similarity(similarity)
     options = check_options(similarity, scales, temperature, attention_temperature, metric, order, minmax)
     result_dtype = check_out_dtype(out_dtype, similarity.dtype)
-    with torch.autocast(similarity.device.type, enabled=False):
+    with compat.without_autocast(similarity.device.type):
         work = working_similarity(similarity)
         return multi_scale_map(work, options, pairwise_divergence).to(result_dtype)
 
@@ -189,5 +190,5 @@ def cdam_attend(
         minmax=minmax,
         out_dtype=dtype,
     )
-    with torch.autocast(similarity.device.type, enabled=False):
+    with compat.without_autocast(similarity.device.type):
         return (attention @ values.to(dtype)).to(result_dtype)

@@ -6,9 +6,23 @@ import pytest
 import torch
 from torch.nn import functional
 
-from cdam_fast import SCALES
+from cdam_fast import SCALES, compat
 from cdam_fast.constants import METRICS, ORDERS
 from cdam_fast.testing import clip_like
+
+# what torch is too old for, by name
+needs_operators = pytest.mark.skipif(not compat.HAS_OPERATORS, reason="custom operators: torch 2.4")
+needs_kernels = pytest.mark.skipif(compat.TORCH < compat.OLDEST_OF_KERNELS, reason="Triton 3.2: torch 2.6")
+needs_meta = pytest.mark.skipif(compat.TORCH < (2, 0), reason="a device for everything: torch 2.0")
+needs_poison = pytest.mark.skipif(compat.TORCH < (2, 2), reason="filling of uninitialised memory: torch 2.2")
+
+float16_of_models = pytest.param(
+    torch.float16,
+    marks=pytest.mark.skipif(
+        not torch.cuda.is_available() and compat.refusal_of_dtype(torch.float16, "cpu") is not None,
+        reason="float16 models on a CPU: torch 2.3",
+    ),
+)
 
 MINMAX = tuple(itertools.product((True, False), repeat=2))
 

@@ -21,7 +21,7 @@ def get_cls_idx(lines):
     return class_names, class_indices
 
 
-def word_features(words, encode_text):
+def word_features(words, encode_text, templates=templates):
     rows = []
     for word in words:
         feature = nn.functional.normalize(encode_text(tokenize([temp(word) for temp in templates])), dim=-1)

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-pytest.importorskip("triton")
+pytest.importorskip("triton", minversion="3.2")
 
 from cdam_fast import cli
 from cdam_fast.evaluation.ahead import floors, gpus, report

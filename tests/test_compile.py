@@ -2,10 +2,12 @@
 
 import pytest
 import torch
-from cases import clip_rows, every_metric, every_order
+from cases import clip_rows, every_metric, every_order, needs_operators
 
 import cdam_fast
 from cdam_fast.testing import MAP_BUDGET, clip_like, largest_error, oracle
+
+pytestmark = needs_operators
 
 VALUES = torch.linspace(-1, 1, 42 * 3).reshape(42, 3)
 

@@ -18,8 +18,8 @@ HEAVY = ("triton", "open_clip", "skimage", "matplotlib", "rich")
 
 # from the bottom up; an import goes to a lower layer, within a package also sideways
 LAYERS = (
-    {"constants", "prompts", "tracing"},
-    {"arguments"},
+    {"compat", "constants", "prompts"},
+    {"arguments", "tracing"},
     {"embedding", "kernels"},
     {"divergence"},
     {"reference", "portable"},

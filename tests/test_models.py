@@ -3,6 +3,7 @@
 import open_clip
 import pytest
 import torch
+from cases import float16_of_models, needs_meta
 from torch import nn
 from towers import last_attention, plain_features, small_model
 
@@ -85,7 +86,7 @@ def test_attention_of_the_base_applied_to_the_values(base):
 
 
 @every_base
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("dtype", [float16_of_models, torch.bfloat16], ids=str)
 def test_half_precision(base, dtype):
     model = small_model(layers=7)
     pixels = torch.randn(1, 3, 96, 96)
@@ -145,6 +146,7 @@ def image_towers():
     return {name: config for name, config in configs if "timm_model_name" not in config["vision_cfg"]}
 
 
+@needs_meta
 @pytest.mark.parametrize("name", image_towers())
 def test_every_tower_of_open_clip_is_taken_or_refused_by_name(name):
     config = image_towers()[name]

@@ -1,175 +1,132 @@
-"""README's drop-in recipes, in code of the same shape as what they go into."""
+"""The recipes for any mmseg segmentor and for prototypes, in code of the shape of what they go into."""
 
 import open_clip
 import pytest
 import torch
+from documentation import execute, recipe
+from released_clip import CLIP, VisionTransformer, tokenize
+from released_sclip import CLIPForSegmentation, data_sample, word_features
 from torch.nn import functional
-from towers import small_model
 
-from cdam_fast import CDAMSegmenter, cdam_attend, cdam_attention, reference
+from cdam_fast import AUGMENTED_TEXT_PROMPTS, reference
 
-CLASSES, AUGMENTED, SIDE = 5, 9, 96  # 6 x 6 patches
+LINES = ["sky, wall, grass, road", "cat", "dog", "sofa, couch", "car", "bird", "horse, pony", "cow"]
+
+# --- any mmseg segmentor, with synonyms
+
+
+def taught(monkeypatch, change=("", "")):
+    class Taught(CLIPForSegmentation):
+        pass
+
+    block = recipe("Any mmseg segmentor")
+    assert change[0] in block.code
+    block = block._replace(code=block.code.replace(*change)) if change[0] else block
+    modules = {"clip": {"tokenize": tokenize}, "clip_segmentor": {"CLIPForSegmentation": Taught}}
+    execute(block, monkeypatch, modules)
+    return Taught
+
+
+class Eager(CLIPForSegmentation):
+    """SCLIP with the map of the reference, one image and one head at a time."""
+
+    def forward_feature(self, img, logit_size=None):
+        net, block = self.net, self.net.visual.transformer.resblocks[-1]
+        templates = open_clip.OPENAI_IMAGENET_TEMPLATES
+        texts = torch.cat((self.query_features, word_features(AUGMENTED_TEXT_PROMPTS, net.encode_text, templates)))
+        grid = [side // 16 for side in img.shape[-2:]]
+        logits = []
+        for one in img:
+            first = functional.normalize(net.encode_image(one[None], return_all=True)[0, 1:], dim=-1)
+            attention = reference.cdam_attention((texts @ first.T).reshape(-1, *grid))
+            x = net.visual.before_the_last_block(one[None])[:, 0]
+            v = (block.ln_1(x) @ block.attn.in_proj_weight.T + block.attn.in_proj_bias).chunk(3, -1)[2]
+            heads = [torch.cat((torch.zeros_like(head[:1]), attention @ head[1:])) for head in v.chunk(12, -1)]
+            y = x + block.attn.out_proj(torch.cat(heads, -1))
+            y = net.visual.ln_post(y + block.mlp(block.ln_2(y))) @ net.visual.proj
+            logits.append((self.query_features @ functional.normalize(y[1:], dim=-1).T).reshape(-1, *grid))
+        return self.upsampled(torch.stack(logits), img, logit_size)
 
 
 @pytest.fixture(scope="module")
-def texts():
-    return functional.normalize(
-        torch.randn(CLASSES + AUGMENTED, 32, generator=torch.Generator().manual_seed(0)), dim=-1
-    )
+def net():
+    return CLIP(VisionTransformer()).double()
 
 
-@pytest.fixture(scope="module")
-def model():
-    return small_model()
+def images(count, size):
+    coarse = torch.randn(count, 3, 3, 4, generator=torch.Generator().manual_seed(1))
+    noise = torch.randn(count, 3, *size, generator=torch.Generator().manual_seed(2))
+    return (functional.interpolate(coarse, size=size, mode="nearest") + 0.2 * noise).double()
 
 
-def pixels(count=1):
-    return torch.randn(count, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(1))
-
-
-# --- a segmentor that hands the last block a [heads, N+1, N+1] weight for bmm
-
-
-class Segmentor:
-    """One image at a time, tokens first, heads in the batch of bmm: the shape of the released segmentor."""
-
-    def __init__(self, model, texts, make_weight):
-        self.visual, self.texts, self.make_weight = model.visual, texts, make_weight
-
-    def forward_feature(self, img, logit_size=None):
-        x = self.before_the_last_block(img).permute(1, 0, 2)  # [N+1, 1, width]
-        block = self.visual.transformer.resblocks[-1]
-        grid = (img.shape[-2] // 16, img.shape[-1] // 16)
-        features = self.after_the_last_block(x + self.attention(block, block.ln_1(x), None))
-        logits_no_inter = (features @ self.texts.T).permute(0, 2, 1).reshape(1, -1, *grid)
-        weight = self.make_weight(logits_no_inter, block.attn.num_heads)
-        features = self.after_the_last_block(x + self.attention(block, block.ln_1(x), weight))
-        logits = (features @ self.texts[:CLASSES].T).permute(0, 2, 1).reshape(1, -1, *grid)
-        size = img.shape[-2:] if logit_size is None else logit_size
-        return functional.interpolate(logits, size=size, mode="bilinear")
-
-    def before_the_last_block(self, img):
-        visual = self.visual
-        x = visual.conv1(img).flatten(2).permute(0, 2, 1)
-        positions = visual.positional_embedding
-        patches = positions[1:].reshape(1, *visual.grid_size, -1).permute(0, 3, 1, 2)
-        scale = [(side // 16 + 0.1) / trained for side, trained in zip(img.shape[-2:], visual.grid_size)]
-        patches = functional.interpolate(patches, scale_factor=scale, mode="bicubic").flatten(2).permute(0, 2, 1)
-        x = torch.cat((visual.class_embedding.expand(1, 1, -1), x), 1) + torch.cat((positions[None, :1], patches), 1)
-        x = visual.ln_pre(x)
-        for block in visual.transformer.resblocks[:-1]:
-            x = block(x) if block.attn.batch_first else block(x.transpose(0, 1)).transpose(0, 1)
-        return x
-
-    def attention(self, block, x, weight):
-        tokens, batch, width = x.shape
-        v = functional.linear(x, block.attn.in_proj_weight, block.attn.in_proj_bias)[..., 2 * width :]
-        v = v.reshape(tokens, batch * block.attn.num_heads, -1).transpose(0, 1)
-        out = v if weight is None else torch.bmm(weight, v)
-        return block.attn.out_proj(out.transpose(0, 1).reshape(tokens, batch, width))
-
-    def after_the_last_block(self, x):
-        block = self.visual.transformer.resblocks[-1]
-        x = x + block.mlp(block.ln_2(x))
-        features = self.visual.ln_post(x.permute(1, 0, 2)) @ self.visual.proj
-        return functional.normalize(features, dim=-1)[:, 1:]
-
-
-def eager_weight(logits_no_inter, heads):
-    patches = logits_no_inter.shape[-2] * logits_no_inter.shape[-1]
-    weight = torch.zeros(heads, patches + 1, patches + 1)
-    weight[:, 1:, 1:] = reference.cdam_attention(logits_no_inter)[0]
-    return weight
-
-
-# --- an mmseg-style segmentor: forward_feature, forward_slide, predict
-
-
-class FastSegmentor:
-    """README: an mmseg segmentor around ours; its data preprocessor has normalised the images."""
-
-    def __init__(self, model, texts):
-        names = [f"class {i}" for i in range(CLASSES)]
-        given = {"text_features": texts[:CLASSES], "augmented_text_features": texts[CLASSES:]}
-        self.segmenter = CDAMSegmenter(model, None, names, background=None, **given)
-
-    def forward_feature(self, img, logit_size=None):
-        logits = self.segmenter.patch_logits(img)
-        return functional.interpolate(logits, size=logit_size or img.shape[-2:], mode="bilinear")
-
-
-def forward_slide(forward_feature, img, crop, stride):
-    """Windows of one size over images of one size, logits averaged."""
-    height, width = img.shape[-2:]
-    total, count = 0, torch.zeros(1, 1, height, width)
-    for y in range((max(height - crop + stride - 1, 0)) // stride + 1):
-        for x in range((max(width - crop + stride - 1, 0)) // stride + 1):
-            top, left = max(min(y * stride + crop, height) - crop, 0), max(min(x * stride + crop, width) - crop, 0)
-            logits = forward_feature(img[:, :, top : top + crop, left : left + crop])
-            around = (left, width - left - crop, top, height - top - crop)
-            total = total + functional.pad(logits, around)
-            count += functional.pad(torch.ones(1, 1, crop, crop), around)
-    return total / count
+def predicted(kind, net, img, **options):
+    made = kind(net, LINES, slide_crop=96, slide_stride=48, **options)
+    return made.predict(img, [data_sample(*img.shape[-2:]) for _ in img])
 
 
 @torch.no_grad()
-def test_an_mmseg_segmentor(model, texts):
-    ours, eager = FastSegmentor(model, texts), Segmentor(model, texts, eager_weight)
-    images = pixels(2)
-    expected = torch.cat([eager.forward_feature(image[None]) for image in images])
-    torch.testing.assert_close(ours.forward_feature(images), expected, rtol=0, atol=1e-5)
-    smaller = ours.forward_feature(images, (50, 70))
-    assert smaller.shape == (2, CLASSES, 50, 70)
+@pytest.mark.parametrize("batch", [1, 3])
+def test_words_slide_and_become_classes(monkeypatch, net, batch):
+    img = images(batch, (96, 160))
+    options = {"prob_thd": 0.3}
+    expected = predicted(Eager, net, img, **options)
+    results = predicted(taught(monkeypatch), net, img, **options)
+    for result, eager in zip(results, expected):
+        torch.testing.assert_close(result.seg_logits, eager.seg_logits, rtol=0, atol=1e-5)
+        assert torch.equal(result.pred_sem_seg, eager.pred_sem_seg)
+    assert len(torch.stack([result.pred_sem_seg for result in results]).unique()) > 2
 
 
 @torch.no_grad()
-def test_an_mmseg_slide_equals_our_windows(model, texts):
-    image = torch.rand(3, 96, 136, generator=torch.Generator().manual_seed(2))
-    ours = FastSegmentor(model, texts)
-    names = [f"class {i}" for i in range(CLASSES)]
-    made = CDAMSegmenter(
-        model,
-        None,
-        names,
-        background=None,
-        text_features=texts[:CLASSES],
-        augmented_text_features=texts[CLASSES:],
-        short_side=96,
-        window=96,
-        stride=48,
-    )
-    mean = torch.tensor(open_clip.OPENAI_DATASET_MEAN).view(3, 1, 1)
-    deviation = torch.tensor(open_clip.OPENAI_DATASET_STD).view(3, 1, 1)
-    expected = forward_slide(ours.forward_feature, ((image - mean) / deviation)[None], 96, 48)
-    torch.testing.assert_close(made(image).logits, expected[0], rtol=0, atol=1e-5)
+def test_without_sliding_the_size_is_the_photograph_s(monkeypatch, net):
+    made = taught(monkeypatch)(net, LINES, slide_crop=0)
+    (result,) = made.predict(images(1, (96, 128)), [data_sample(50, 70)])
+    assert result.pred_sem_seg.shape == (1, 50, 70)
+
+
+@torch.no_grad()
+def test_classes_in_place_of_words_are_caught(monkeypatch, net):
+    """What the segmentor slides and softmaxes are words; the logits of classes do not fit."""
+    with pytest.raises(RuntimeError, match="must match"):
+        predicted(taught(monkeypatch, ("word_logits", "patch_logits")), net, images(1, (96, 160)))
 
 
 # --- few-shot segmentation with prototypes
 
 
-def eager_few_shot(similarity):
-    """One map at a time, one scale, min-max before the softmax only: [batch, shots, C, h, w] -> [..., N, N]."""
-    maps = []
-    for image in similarity.flatten(0, 1):
-        p = torch.softmax(image.flatten(1).T / 0.1, -1)
-        first, second = p[:, None], p[None]
-        m = (first + second) / 2
-        js = ((first * (first / m).log()).sum(-1) + (second * (second / m).log()).sum(-1)) / 2
-        agreement = 1 - js
-        low, high = agreement.amin(-1, keepdim=True), agreement.amax(-1, keepdim=True)
-        maps.append(torch.softmax((agreement - low) / (high - low + 1e-8) / 0.1, -1))
-    return torch.stack(maps).unflatten(0, similarity.shape[:2])
+def eager_refine(query, prototypes, coefficient):
+    """One image and one shot at a time: the attention of each shot, their mean, and what it attends to."""
+    results = []
+    for features, shots in zip(query.flatten(2), prototypes):
+        maps = []
+        for shot in shots:
+            cosines = functional.cosine_similarity(shot[:, :, None], features[None], dim=1)
+            p = torch.softmax(cosines.T / 0.1, -1)  # [N, C]
+            first, second = p[:, None], p[None]
+            m = (first + second) / 2
+            js = ((first * (first / m).log()).sum(-1) + (second * (second / m).log()).sum(-1)) / 2
+            low, high = (1 - js).amin(-1, keepdim=True), (1 - js).amax(-1, keepdim=True)
+            maps.append(torch.softmax((1 - js - low) / (high - low + 1e-8) / 0.1, -1))
+        results.append(features + coefficient * (features @ torch.stack(maps).mean(0).T))
+    return torch.stack(results).reshape(query.shape)
 
 
-def test_prototypes_of_several_shots():
-    batch, shots, prototypes, side = 2, 3, 17, 7
-    query = functional.normalize(torch.randn(batch, 1, side * side, 32), dim=-1)
-    support = functional.normalize(torch.randn(batch, shots, prototypes, 32), dim=-1)
-    similarity = (support @ query.mT).unflatten(-1, (side, side))  # [batch, shots, C, h, w]
-    attention = cdam_attention(similarity, scales=(1.0,), minmax=(True, False))
-    expected = eager_few_shot(similarity.double())
-    assert attention.shape == (batch, shots, side * side, side * side)
-    torch.testing.assert_close(attention.double(), expected, rtol=0, atol=3e-5)
-    masks = torch.rand(batch, shots, side * side, 2)
-    spread = cdam_attend(similarity, masks, scales=(1.0,), minmax=(True, False))
-    torch.testing.assert_close(spread.double(), expected @ masks.double(), rtol=0, atol=1e-4)
+@pytest.mark.parametrize(("batch", "shots", "prototypes"), [(1, 1, 71), (2, 5, 17)], ids=["B1-S1-C71", "B2-S5-C17"])
+def test_prototypes_of_several_shots(monkeypatch, batch, shots, prototypes):
+    refine = execute(recipe("Prototypes in place of prompts"), monkeypatch)["refine"]
+    query = torch.randn(batch, 32, 7, 9)
+    support = torch.randn(batch, shots, prototypes, 32)
+    expected = eager_refine(query.double(), support.double(), 0.5)
+    torch.testing.assert_close(refine(query.double(), support.double(), 0.5), expected, rtol=0, atol=1e-9)
+    torch.testing.assert_close(refine(query, support, 0.5).double(), expected, rtol=0, atol=2e-4)
+
+
+def test_prototypes_are_learned(monkeypatch):
+    refine = execute(recipe("Prototypes in place of prompts"), monkeypatch)["refine"]
+    query = torch.randn(1, 8, 4, 4, dtype=torch.float64, requires_grad=True)
+    support = torch.randn(1, 2, 5, 8, dtype=torch.float64, requires_grad=True)
+    weights = torch.randn(1, 8, 4, 4, dtype=torch.float64)
+    of_ours = torch.autograd.grad((refine(query, support) * weights).sum(), (query, support))
+    of_eager = torch.autograd.grad((eager_refine(query, support, 1.0) * weights).sum(), (query, support))
+    for ours, eager in zip(of_ours, of_eager):
+        torch.testing.assert_close(ours, eager, rtol=1e-5, atol=1e-7)

@@ -6,11 +6,13 @@ import numpy as np
 import open_clip
 import pytest
 import torch
+from cases import float16_of_models
 from PIL import Image
 from torch.nn import functional
 from towers import plain_features, small_model
 
 from cdam_fast import CDAMSegmenter, entropy_threshold, reference
+from cdam_fast.compat import OutOfMemoryError
 from cdam_fast.models import BASES, LastBlock, Tower
 from cdam_fast.models.tower import project
 from cdam_fast.segmentation import result
@@ -281,7 +283,7 @@ def test_array_tensor_and_picture_of_one_image_agree():
 
 
 @every_base
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64], ids=str)
+@pytest.mark.parametrize("dtype", [float16_of_models, torch.bfloat16, torch.float64], ids=str)
 def test_dtype_is_of_a_copy(base, dtype):
     model = small_model()
     image = photograph(64, 64)
@@ -419,7 +421,7 @@ def test_bad_arguments(options, error, named):
 
 def test_out_of_memory_names_the_batch_size_to_try(monkeypatch):
     def full(self, tower, last):
-        raise torch.OutOfMemoryError("no room")
+        raise OutOfMemoryError("no room")
 
     monkeypatch.setattr("cdam_fast.models.base.Base.first_pass", full)
     with pytest.raises(RuntimeError, match=r"batch_size: 6 windows at once do not fit .* try batch_size=3"):

@@ -8,7 +8,7 @@ import cdam_fast
 from cdam_fast import ops
 from cdam_fast.testing import MAP_BUDGET, clip_like, largest_error, map_budget, oracle
 
-pytest.importorskip("triton")
+pytest.importorskip("triton", minversion="3.2")
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 TWO_SCALES = (0.5, 1.0)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from cdam_fast import __version__, cdam_attention, reference, testing
+from cdam_fast.compat import compiled
 from cdam_fast.evaluation.devices import device_name
 from cdam_fast.evaluation.inputs import MODEL, TEMPLATE, ClassList, build_inputs
 from cdam_fast.evaluation.measure import AUTOTUNED, COMPILED, EAGER, Row, available_memory, check, cores, seconds_of
@@ -68,8 +69,8 @@ def run_bench(options: BenchOptions, report: Report, on_step: Callable[[str], No
         similarity = inputs.similarities[entry.name]
         on_step(f"{entry.name}: float64 oracle")
         exact = testing.oracle(similarity)
-        compiled = options.compile == "all" or (options.compile == "largest" and entry.name == largest)
-        _measure_list(options, report, entry, similarity, exact, compiled, on_step)
+        with_compile = options.compile == "all" or (options.compile == "largest" and entry.name == largest)
+        _measure_list(options, report, entry, similarity, exact, with_compile, on_step)
 
 
 def _measure_list(
@@ -78,11 +79,11 @@ def _measure_list(
     entry: ClassList,
     similarity: Tensor,
     exact: Tensor,
-    compiled: bool,
+    with_compile: bool,
     on_step: Callable[[str], None],
 ) -> None:
     rows: list[tuple[Row, Callable[[], Tensor]]] = []
-    for name, function in _backends(compiled, options.device):
+    for name, function in _backends(with_compile, options.device):
         row = Row(entry.name, similarity.shape[1], name)
         report.rows.append(row)
         needed = _eager_bytes(similarity) if name == EAGER else 0
@@ -129,12 +130,12 @@ def _fill_ratios(rows: list[tuple[Row, Callable[[], Tensor]]]) -> None:
             row.over_autotune = autotuned / row.p50_ms if autotuned else None
 
 
-def _backends(compiled: bool, device: torch.device) -> Iterator[tuple[str, Callable[[Tensor], Tensor]]]:
+def _backends(with_compile: bool, device: torch.device) -> Iterator[tuple[str, Callable[[Tensor], Tensor]]]:
     yield EAGER, reference.cdam_attention
-    if compiled:
-        yield COMPILED, torch.compile(reference.cdam_attention)
+    if with_compile:
+        yield COMPILED, compiled(reference.cdam_attention)
         if device.type == "cuda":
-            yield AUTOTUNED, torch.compile(reference.cdam_attention, mode="max-autotune")
+            yield AUTOTUNED, compiled(reference.cdam_attention, mode="max-autotune")
     yield "portable", partial(cdam_attention, backend="portable")
     if device.type == "cuda":
         yield "triton", partial(cdam_attention, backend="triton")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import unicodedata
 import warnings
 from pathlib import Path
 
@@ -25,8 +24,7 @@ def parse_classes(text: str) -> ClassNames:
         names = read_class_file(Path(text)) if os.path.isfile(text) else _parse_list(text)  # noqa: PTH113 - never raises
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the segmenter says it again
-            for word in check_class_names(names).words:
-                _check_characters(word)
+            check_class_names(names)
     except (TypeError, ValueError) as error:
         raise UsageError("--classes:" + str(error).partition(":")[2]) from None
     if len(names) > MOST_CLASSES:
@@ -48,15 +46,3 @@ def _parse_list(text: str) -> ClassNames:
         else:
             names.append(synonyms[0] if len(synonyms) == 1 else synonyms)
     return names
-
-
-def _check_characters(word: str) -> None:
-    """A word goes into prompts, pictures' text, JSON and onto terminals."""
-    categories = {unicodedata.category(char) for char in word}
-    if "Cs" in categories:
-        raise UsageError(f"--classes: got {word!r}, whose bytes are no text in UTF-8")
-    if categories & {"Cc", "Zl", "Zp"}:
-        raise UsageError(
-            f"--classes: got {word!r}, takes words of one line without control characters; a file, a class a line, is "
-            "given by its path"
-        )

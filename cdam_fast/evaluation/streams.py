@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import sys
 import unicodedata
 from collections.abc import Iterator
@@ -28,10 +29,8 @@ def prepare() -> None:
 
 def readable(text: str) -> str:
     """Bytes of a name that are no text as escapes: what is left can be written in any UTF-8 file."""
-    try:
-        return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-    except UnicodeEncodeError:  # half of a surrogate pair, which stands for no byte
-        return text.encode("utf-8", "backslashreplace").decode()
+    named = re.sub("[\udc80-\udcff]", lambda found: f"\\x{ord(found[0]) - 0xDC00:02x}", text)
+    return named.encode("utf-8", "backslashreplace").decode()
 
 
 def one_line(text: str) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor
 from torch.nn import functional
 
+from cdam_fast.compat import scaled_dot_product_attention
 from cdam_fast.models.base import Base, LastBlock
 from cdam_fast.models.positions import by_size
 from cdam_fast.models.tower import (
@@ -35,9 +36,9 @@ def _self_self(block: Any, tokens: Tensor, projections: Sequence[Tensor], applie
     attended = []
     for projected in projections:
         x = functional.normalize(split_heads(block, projected), dim=-1)
-        x = functional.scaled_dot_product_attention(x * rate, x, x, scale=1.0)
+        x = scaled_dot_product_attention(x * rate, x, x, scale=1.0)
         x = functional.normalize(x, dim=-1)
-        attended.append(functional.scaled_dot_product_attention(x * rate, x, applied_to, scale=1.0))
+        attended.append(scaled_dot_product_attention(x * rate, x, applied_to, scale=1.0))
     return (attended[0] + attended[1] + attended[2]) / 3
 
 
@@ -57,7 +58,7 @@ def _two_paths(tower: Tower, x: Tensor) -> LastBlock:
         queries, keys, values = (split_heads(block, projected) for projected in projections)
         attended = _self_self(block, tokens, projections, values)
         parallel = parallel + attention_output(block, join_heads(attended))
-        attended = functional.scaled_dot_product_attention(queries, keys, values)
+        attended = scaled_dot_product_attention(queries, keys, values)
         x = add_mlp(block, x + attention_output(block, join_heads(attended)))
     block = tower.blocks[-1]
     tokens = block.ln_1(x)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from torch import Tensor
-from torch.nn import functional
 
+from cdam_fast.compat import scaled_dot_product_attention
 from cdam_fast.models.base import Base, LastBlock
 from cdam_fast.models.tower import project, split_heads
 
@@ -15,7 +15,7 @@ def _query_query_and_key_key(block: Any, last: LastBlock, applied_to: Tensor) ->
     attended = []
     for part in "qk":
         x = split_heads(block, project(block, last.tokens, part))
-        attended.append(functional.scaled_dot_product_attention(x[:, :, 1:], x, applied_to))
+        attended.append(scaled_dot_product_attention(x[:, :, 1:], x, applied_to))
     return attended[0] + attended[1]
 
 

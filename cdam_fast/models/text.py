@@ -8,13 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.nn.utils import stateless
 
 from cdam_fast.arguments import working_dtype
+from cdam_fast.compat import functional_call
 from cdam_fast.models.settings import own_settings
 from cdam_fast.models.wrapped import unwrap
-
-_functional_call: Any = torch.func.functional_call if hasattr(torch, "func") else stateless.functional_call
 
 _PROMPTS_AT_ONCE = 64
 
@@ -146,7 +144,7 @@ def _shortened(model: Any, length: int) -> Callable[[Tensor], Tensor]:
     text = _Text(model)
 
     def encode(tokens: Tensor) -> Tensor:
-        features: Tensor = _functional_call(text, state, (tokens[:, :length],))
+        features: Tensor = functional_call(text, state, tokens=tokens[:, :length])
         return features
 
     return encode

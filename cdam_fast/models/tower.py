@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from cdam_fast.arguments import FLOATING
+from cdam_fast.compat import refusal_of_dtype
 from cdam_fast.models.wrapped import unwrap
 
 ResizePositions = Callable[[Tensor, tuple[int, int]], Tensor]
@@ -73,6 +74,8 @@ class Tower:
         if dtype is not None and (not isinstance(dtype, torch.dtype) or dtype not in FLOATING):
             raise TypeError(f"dtype: got {dtype!r}, takes None or one of float16, bfloat16, float32, float64")
         target = self.device if device is None else torch.empty(0, device=device).device
+        if reason := refusal_of_dtype(dtype or self.dtype, target.type):
+            raise ValueError(f"dtype: {reason}")
         if target == self.device and dtype in (None, self.dtype):
             return self
         other = copy.copy(self)
@@ -102,6 +105,8 @@ class Tower:
             )
         if pixels.device != self.device:
             raise ValueError(f"pixels: got device {pixels.device}, takes that of the model, {self.device}")
+        if reason := refusal_of_dtype(self.dtype, self.device.type):
+            raise ValueError(f"model: {reason}")
         return pixels.to(self.dtype)
 
     def embed(self, pixels: Tensor, resize: ResizePositions) -> Tensor:

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from cdam_fast.compat import OutOfMemoryError
 from cdam_fast.models import Tokenizer, own_settings
 from cdam_fast.segmentation.options import check_channels, check_flag
 from cdam_fast.segmentation.sources import TINY, Source, find_source
@@ -95,7 +96,7 @@ def _created(source: Source, quick_gelu: bool) -> Any:
         kind = open_clip.CoCa if "multimodal_cfg" in config else open_clip.CustomTextCLIP
     try:
         model: nn.Module = kind(**config)
-    except MemoryError:
+    except (MemoryError, OutOfMemoryError):
         raise
     except Exception as error:  # keys and sizes that this open_clip has no model for
         reason = textwrap.shorten(str(error) or type(error).__name__, 200, placeholder=" ...")

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from cdam_fast.attention import cdam_attend, cdam_attention
 from cdam_fast.background import entropy_threshold
+from cdam_fast.compat import OutOfMemoryError
 from cdam_fast.models import LastBlock, Tokenizer, Tower, check_base, own_settings, unwrap
 from cdam_fast.segmentation.images import as_tensor, resize_to
 from cdam_fast.segmentation.load import load_clip, model_defaults
@@ -294,7 +295,7 @@ class CDAMSegmenter:
     def _guarded(self, crops: list[Tensor]) -> Tensor:
         try:
             return self._word_logits(torch.stack(crops))
-        except torch.OutOfMemoryError as error:
+        except OutOfMemoryError as error:
             count = len(crops)
             advice = f"try batch_size={count // 2}" if count > 1 else "try a smaller window, dtype or model"
             raise RuntimeError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import unicodedata
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -36,15 +37,16 @@ class Words(NamedTuple):
 
 
 def check_class_names(class_names: object, background_class: object = None) -> Words:
-    """A sequence of strings or of sequences of synonyms, and the index or a word of the background's class.
+    """A sequence of strings or of sequences of synonyms, or a path of `read_class_file`'s; the background's class.
 
     A word twice, letter case aside, is said: in two classes, a pixel of it gets the first.
 
     Raises:
         TypeError: no sequence, or something else than strings in it. ValueError: no class, a class without a word,
-            an empty or overlong word, one of several lines, more than 100 synonyms of a class, no such background.
+            an empty or overlong word, one of several lines or with control characters, more than 100 synonyms of a
+            class, no such background, a file that cannot be read.
     """
-    takes = "takes a sequence of strings or of lists of synonyms"
+    takes = "takes a sequence of strings or of lists of synonyms, or the pathlib.Path of a file of them"
     if isinstance(class_names, os.PathLike):
         class_names = read_class_file(Path(class_names))
     class_names = plain(class_names)
@@ -75,8 +77,11 @@ def check_class_names(class_names: object, background_class: object = None) -> W
 def _check_word(i: int, word: str) -> str:
     if len(word) > LONGEST_WORD:
         raise ValueError(f"class_names[{i}]: got a word of {len(word)} characters, takes {LONGEST_WORD}")
-    if len(word.splitlines()) > 1 or "\0" in word:
-        raise ValueError(f"class_names[{i}]: got {word!r}, takes words of one line")
+    if any(unicodedata.category(letter) in ("Cc", "Zl", "Zp") for letter in word):
+        raise ValueError(
+            f"class_names[{i}]: got {word!r}, takes words of one line without control characters; a file, a class a "
+            "line, is given by its path"
+        )
     if not word.isascii() and any("\ud800" <= letter <= "\udfff" for letter in word):
         raise ValueError(f"class_names[{i}]: got {word!r}, takes text; these bytes were no UTF-8")
     return word

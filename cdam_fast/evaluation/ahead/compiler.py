@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from cdam_fast.evaluation.ahead.listing import Listing, Loop, find_loops, parse_gcn, parse_sass
 from cdam_fast.evaluation.ahead.opcodes import access_bytes, classify
-from cdam_fast.evaluation.errors import UsageError
+from cdam_fast.evaluation.errors import UsageError, missing_package
 
 if TYPE_CHECKING:
     from cdam_fast.kernels.configurations import Launch
@@ -99,7 +99,7 @@ def _check_process() -> None:
     try:
         import triton
     except ImportError as error:
-        raise UsageError(f"cannot import Triton, which compiles the kernels: {error}") from None
+        raise UsageError(missing_package(error)) from None
     from cdam_fast.kernels import attention
 
     if not isinstance(attention.attention_kernel, triton.runtime.JITFunction):

@@ -1,0 +1,161 @@
+"""What differs between versions of PyTorch, in one place: its newer interfaces, and what stands in for them.
+
+From torch 1.13.1 on the functions, their gradients and the segmenter work. What an older torch cannot do at all
+(torch.compile and torch.export of the functions, the kernels) is refused here by name.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.nn import functional
+
+TORCH = tuple(int(number) for number in re.findall(r"\d+", str(torch.__version__))[:2])
+"""Major and minor number of the installed torch."""
+
+HAS_OPERATORS = TORCH >= (2, 4)
+"""Custom operators, through which torch.compile and torch.export see each divergence as one step."""
+
+OLDEST_OF_KERNELS = (2, 6)
+"""The torch that carries Triton 3.2, the oldest that compiles the kernels."""
+
+OutOfMemoryError: type[RuntimeError] = getattr(torch, "OutOfMemoryError", torch.cuda.OutOfMemoryError)
+"""torch.OutOfMemoryError (2.5), of any device; before, CUDA's alone."""
+
+
+def version() -> str:
+    """Of the installed torch, for messages: ``2.3.1``."""
+    return str(torch.__version__).partition("+")[0]
+
+
+# --- Tracing ------------------------------------------------------------------------------------------------------
+
+
+_is_tracing: Callable[[], bool] = (
+    getattr(getattr(torch, "compiler", None), "is_compiling", None)  # torch 2.3
+    or getattr(torch._utils, "is_compiling", None)
+    or (lambda: False)  # torch.compile, if there is any, then breaks its graph and is right
+)
+
+
+def is_compiling() -> bool:
+    """Whether torch.compile or torch.export traces.
+
+    Raises:
+        RuntimeError: it does, and torch is too old for the operators that it would need.
+    """
+    if HAS_OPERATORS:
+        return bool(torch.compiler.is_compiling())
+    if _is_tracing():
+        require_operators("torch.compile and torch.export")
+    return False
+
+
+def require_operators(tracer: str) -> None:
+    """Raise RuntimeError where torch has none of the operators that a tracer or a transform must see."""
+    if not HAS_OPERATORS:
+        raise RuntimeError(f"{tracer} of cdam_fast: got torch {version()}, takes 2.4 or newer")
+
+
+def compiled(function: Callable[..., Any], **options: Any) -> Callable[..., Any]:
+    """torch.compile of the function; where there is none, for this torch or this Python, its call says so."""
+    try:
+        result: Callable[..., Any] = torch.compile(function, **options)
+        return result
+    except AttributeError:
+        reason = f"torch.compile: got torch {version()}, takes 2.0 or newer"
+    except RuntimeError as error:
+        reason = str(error)
+
+    def refuse(*arguments: Any, **named: Any) -> Any:
+        raise RuntimeError(reason)
+
+    return refuse
+
+
+# --- Operators ----------------------------------------------------------------------------------------------------
+
+
+def operator(
+    name: str,
+    schema: str,
+    function: Callable[..., Any],
+    fake: Callable[..., Any],
+    setup_context: Callable[..., None] | None = None,
+    backward: Callable[..., Any] | None = None,
+) -> Callable[..., Any]:
+    """The function as one opaque step for autograd, torch.compile and torch.export.
+
+    A `torch.library` operator ``cdam_fast::name`` where torch has them (2.4), else the function with the same gradient
+    as a `torch.autograd.Function`. Differentiable once, with ``setup_context(ctx, inputs, output)`` and
+    ``backward(ctx, *gradients)``; ``fake`` makes empty outputs of the right shapes.
+    """
+    if HAS_OPERATORS:
+        qualified = f"cdam_fast::{name}"
+        # the schema in words: made from annotations it would need a Python in which those can be evaluated
+        definition = torch.library.custom_op(qualified, function, mutates_args=(), schema=schema)
+        definition.register_fake(fake)
+        if backward is not None:
+            definition.register_autograd(backward, setup_context=setup_context)
+        registered: Callable[..., Any] = getattr(torch.ops.cdam_fast, name)
+        return registered
+    if backward is None or setup_context is None:
+        return function
+    return _as_autograd_function(name, function, setup_context, backward)
+
+
+def _as_autograd_function(
+    name: str, function: Callable[..., Any], setup_context: Callable[..., None], backward: Callable[..., Any]
+) -> Callable[..., Any]:
+    def forward(ctx: Any, *inputs: Any) -> Any:
+        output = function(*inputs)
+        setup_context(ctx, inputs, output)
+        return output
+
+    members = {"forward": staticmethod(forward), "backward": staticmethod(once_differentiable(backward))}
+    made: Any = type(name, (torch.autograd.Function,), members)
+    applied: Callable[..., Any] = made.apply
+    return applied
+
+
+# --- Tensors and functions ----------------------------------------------------------------------------------------
+
+
+def refusal_of_dtype(dtype: torch.dtype, device_type: str) -> str | None:
+    """Why a model cannot run in this dtype there; None where it can."""
+    if dtype == torch.float16 and device_type == "cpu" and TORCH < (2, 3):
+        return f"got float16 on a CPU with torch {version()}, takes torch 2.3 or newer, or float32 or bfloat16"
+    return None
+
+
+def without_autocast(device_type: str) -> contextlib.AbstractContextManager[Any]:
+    """Arithmetic in the dtypes that are written, whatever autocast surrounds it."""
+    try:
+        return torch.autocast(device_type, enabled=False)
+    except (RuntimeError, AssertionError):  # there is none on such a device, and nothing to switch off
+        return contextlib.nullcontext()
+
+
+def scaled_dot_product_attention(
+    queries: Tensor, keys: Tensor, values: Tensor, *, scale: float | None = None
+) -> Tensor:
+    """``softmax(q k^T s) v`` over the last two dims; scale None is ``head_dim^-0.5``."""
+    if TORCH >= (2, 1):
+        return functional.scaled_dot_product_attention(queries, keys, values, scale=scale)
+    rate = queries.shape[-1] ** -0.5 if scale is None else scale
+    return torch.softmax(queries * rate @ keys.mT, dim=-1) @ values
+
+
+def functional_call(module: torch.nn.Module, state: dict[str, Tensor], **arguments: Any) -> Any:
+    """``module(**arguments)`` with other parameters and buffers."""
+    if TORCH >= (2, 0):
+        return torch.func.functional_call(module, state, (), arguments)
+    from torch.nn.utils import stateless
+
+    return stateless.functional_call(module, state, (), arguments)
