@@ -117,7 +117,7 @@ def test_outcomes_are_in_order_and_each_images_own(segmenter, batch_size, monkey
     assert all(torch.equal(one, other) for one, other in zip(labels, expected))
     assert str(outcomes[1]).startswith("image 1: ")
     with pytest.raises(TypeError, match="image 1: "):
-        list(segmenter.iterate(images))
+        list(segmenter.iterate(images[:2]))
 
 
 def test_exif_is_never_rewritten(segmenter):
