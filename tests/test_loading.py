@@ -4,6 +4,7 @@ import collections
 import json
 import logging
 import pickle
+import re
 import warnings
 import zipfile
 
@@ -12,7 +13,7 @@ import open_clip
 import pytest
 import torch
 from openai_clip import openai_model, original_state
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from cdam_fast import CDAMSegmenter
@@ -101,6 +102,11 @@ KINDS = {
 }
 
 
+def write_as_checkpoint(path):
+    torch.save(load_file(path), path.with_suffix(".pt"))
+    return path.with_suffix(".pt")
+
+
 @pytest.mark.parametrize("ending", ["safetensors", "pt"])
 @pytest.mark.parametrize("custom_text", [False, True], ids=["clip", "custom_text"])
 @pytest.mark.parametrize("kind", KINDS)
@@ -120,7 +126,17 @@ def test_what_open_clip_loads(kind, custom_text, ending, tmp_path):
     open_clip.add_model_config(json_path)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        expected = open_clip.create_model(name, pretrained=str(path)).state_dict()
+        try:
+            expected = open_clip.create_model(name, pretrained=str(path)).state_dict()
+        except Exception:  # older versions: text positions of such a model, safetensors
+            expected = None
+    if expected is None:
+        if custom_text and "text" in kind:
+            with pytest.raises(ValueError, match="does not fit the model"):
+                load_clip(json_path, path, CPU)
+            return
+        assert ending == "safetensors"
+        expected = load_clip(json_path, write_as_checkpoint(path), CPU)[0].state_dict()
     model, _ = load_clip(json_path, path, CPU)
     equal_states(model, expected)
     assert not model.training
@@ -345,6 +361,8 @@ ACTIVATIONS = [
 
 @pytest.mark.parametrize(("name", "tag", "quick_gelu"), ACTIVATIONS)
 def test_the_activation_of_a_tag(name, tag, quick_gelu):
+    if not open_clip.get_pretrained_cfg(name.replace("/", "-"), tag):
+        pytest.skip("no such tag in this open_clip")
     assert bool(sources.find_source(name, tag).quick_gelu) is quick_gelu
 
 
@@ -370,7 +388,8 @@ def test_a_tag_from_download_to_segmenter(config, tmp_path, monkeypatch, capfd):
         model, _ = load_clip("ViT-B-16", "openai", CPU)
     assert activations(model) == "QuickGELU"
     assert tuple(model.visual.image_mean) == CLIP_MEAN
-    assert capfd.readouterr().err == "cdam_fast: downloading 'openai' of ViT-B-16 from huggingface.co ...\n"
+    waiting = r"cdam_fast: downloading 'openai' of ViT-B-16 from (huggingface.co|openaipublic.azureedge.net) ...\n"
+    assert re.fullmatch(waiting, capfd.readouterr().err)
 
 
 def test_what_is_in_the_hubs_cache_needs_no_network(tmp_path, monkeypatch, capfd):

@@ -114,7 +114,7 @@ def _tag_wants_quick_gelu(name: str, tag: str, tag_config: Mapping[str, Any]) ->
     if "quick_gelu" in tag_config:
         return bool(tag_config["quick_gelu"])
     says_so = any("quick_gelu" in open_clip.get_pretrained_cfg(*each) for each in open_clip.list_pretrained())
-    return not says_so and bool(open_clip.get_pretrained_cfg(f"{name}-quickgelu", tag))
+    return not says_so and (tag == "openai" or bool(open_clip.get_pretrained_cfg(f"{name}-quickgelu", tag)))
 
 
 def _of_known_file(name: str, config: Mapping[str, Any], path: Path) -> tuple[Mapping[str, Any] | None, bool | None]:
