@@ -170,5 +170,12 @@ def tokenize(texts):
     return torch.tensor([list(text.encode()[:40].ljust(40, b"\0")) for text in texts])
 
 
+def images(count, size=(128, 128)):
+    """A few flat regions with noise, normalised: [count, 3, *size]."""
+    coarse = torch.randn(count, 3, 3, 4, generator=torch.Generator().manual_seed(1))
+    noise = torch.randn(count, 3, *size, generator=torch.Generator().manual_seed(2))
+    return functional.interpolate(coarse, size=size, mode="nearest") + 0.2 * noise
+
+
 templates = ["{}.".format, "{}s".format]
 """In place of the 80 of ``prompts.imagenet_template``."""

@@ -4,7 +4,7 @@ import pytest
 import torch
 from documentation import execute, recipe
 from released_clearclip import ClearCLIPSegmentation, ForkedCLIP
-from released_clip import CLIP, VisionTransformer, convert_weights, templates, tokenize
+from released_clip import CLIP, VisionTransformer, convert_weights, images, templates, tokenize
 from released_sclip import CLIPForSegmentation, data_sample, word_features
 from torch.nn import functional
 
@@ -17,13 +17,6 @@ MODULES = {
     "prompts": {},
     "prompts.imagenet_template": {"openai_imagenet_template": templates},
 }
-
-
-def images(count, size=(128, 128)):
-    """A few flat regions with noise, normalised."""
-    coarse = torch.randn(count, 3, 3, 4, generator=torch.Generator().manual_seed(1))
-    noise = torch.randn(count, 3, *size, generator=torch.Generator().manual_seed(2))
-    return functional.interpolate(coarse, size=size, mode="nearest") + 0.2 * noise
 
 
 def taught(heading, original, monkeypatch):

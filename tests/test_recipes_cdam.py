@@ -8,7 +8,7 @@ import pytest
 import torch
 from documentation import execute, recipe
 from released_cdam import CLIPForSegmentation
-from released_clip import CLIP, KeepingVisionTransformer, convert_weights
+from released_clip import CLIP, KeepingVisionTransformer, convert_weights, images
 from torch import nn
 
 import cdam_fast
@@ -43,13 +43,6 @@ def net():
 def segmentor(net, kind=CLIPForSegmentation):
     """With the buffer of an 8 x 8 grid, in place of 28 x 28."""
     return kind(net, QUERY_WORDS, QUERY_IDX, tokens=65)
-
-
-def images(count, size=(128, 128)):
-    """A few flat regions with noise, normalised."""
-    coarse = torch.randn(count, 3, 3, 4, generator=torch.Generator().manual_seed(1))
-    noise = torch.randn(count, 3, *size, generator=torch.Generator().manual_seed(2))
-    return nn.functional.interpolate(coarse, size=size, mode="nearest") + 0.2 * noise
 
 
 def taught(monkeypatch, block=None):
