@@ -83,7 +83,7 @@ def test_python(block, place, monkeypatch, capsys):
 
 @of_language("sh")
 def test_commands(block, place, capsys, monkeypatch):
-    for line in re.split(r"\n|&&", block.code):
+    for line in re.split(r"\n|&&", block.code.replace("\\\n", " ")):
         command, *arguments = shlex.split(line, comments=True) or [""]
         if command == "cdam-fast" and arguments[0] not in LONG:
             arguments = [match for word in arguments for match in (sorted(map(str, place.glob(word))) or [word])]
