@@ -278,6 +278,30 @@ def test_openais_weights_get_quickgelu(kind, tmp_path, recwarn):
     assert not [one for one in recwarn.list if "QuickGELU" in str(one.message)]
 
 
+@pytest.mark.parametrize("name", ["ViT-B-16-OpenAI.safetensors", "vit_base_patch16_clip_224.openai/model.safetensors"])
+def test_openais_weights_by_name(name, tmp_path):
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    save_file(state_of(), tmp_path / name)
+    with pytest.warns(UserWarning, match="QuickGELU: taken, as the weights of .*safetensors look like OpenAI's"):
+        model, _ = load_clip(write_json(tmp_path / "model.json", CONFIG), tmp_path / name, CPU)
+    assert activations(model) == "QuickGELU"
+
+
+@pytest.mark.parametrize("folder", [False, True], ids=["name", "folder"])
+def test_a_name_that_says_quickgelu_wins(folder, tmp_path, monkeypatch, recwarn):
+    """Over weights that are not OpenAI's, and over a configuration beside them."""
+    save_file(state_of(), tmp_path / "weights.safetensors")
+    if folder:
+        write_json(tmp_path / "open_clip_config.json", {"model_cfg": CONFIG | {"quick_gelu": False}})
+    monkeypatch.setattr(
+        open_clip, "get_model_config", lambda name: changed(**{"quick_gelu": True} if "quickgelu" in name else {})
+    )
+    recwarn.clear()
+    for name, kind in (("ViT-B-16-quickgelu", "QuickGELU"), ("ViT-B-16", "GELU")):
+        assert activations(load_clip(name, tmp_path / "weights.safetensors", CPU)[0]) == kind
+    assert not [one for one in recwarn.list if "QuickGELU" in str(one.message)]
+
+
 @pytest.mark.parametrize("kind", ["float32", "half", "bound_but_float32", "half_but_other_scale"])
 def test_other_weights_keep_gelu(kind, tmp_path, recwarn):
     state = state_of()
