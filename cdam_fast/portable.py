@@ -204,7 +204,7 @@ def _attention_of_images(similarity: Tensor, options: MapOptions, divergence: Ca
             if judged:
                 exact = _logits(similarity.double(), options) if exact is None else exact
                 rows = _exact_rows(exact, scale, options)
-            rows = rows._replace(flat=flat_rows(rows, terms))
+            rows = _Rows(rows.pairs, rows.low, rows.high, flat_rows(rows, terms))
         if options.order == "official" or scale == 1:
             _add_attention(total, rows, options)
         else:

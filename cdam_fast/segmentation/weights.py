@@ -43,7 +43,7 @@ def read_weights(path: Path) -> Weights:
         state = _read(path)
     except pickle.UnpicklingError:
         raise ValueError(f"pretrained: {path} would run pickled code to load, and is refused; {_TAKES}") from None
-    except (MemoryError, OutOfMemoryError):
+    except (MemoryError, OutOfMemoryError, ImportError):
         raise
     except Exception as error:  # whatever a damaged file makes a reader raise
         reason = str(error).strip().splitlines() or [type(error).__name__]
