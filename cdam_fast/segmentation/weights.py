@@ -98,7 +98,8 @@ def looks_like_openai(weights: Weights) -> bool:
     Their matrices are in half precision, exactly, also where they are stored in float32; and their logit scale is not,
     at the bound that they were trained with, ln 100.
     """
-    if "openai" in "/".join(weights.path.parts[-4:]).lower():
+    file, folders = weights.path.name, weights.path.parts[:-1]
+    if "openai" in file.lower() or any(folder.endswith(".openai") for folder in folders):  # as the hub's are called
         return True
     scale = weights.state.get("logit_scale")
     if scale is None or scale.numel() != 1 or scale.dtype != torch.float32:
