@@ -1,7 +1,11 @@
-"""Generated scenes with known masks: coloured, textured shapes on a noisy ground, and their captions."""
+"""Generated scenes with known masks: coloured, textured shapes on a noisy ground, and their captions.
+
+``python benchmarks/tiny_scenes.py scene.png --seed 18`` writes one, and says what is in it.
+"""
 
 from __future__ import annotations
 
+import argparse
 import math
 from dataclasses import dataclass
 
@@ -170,3 +174,17 @@ def make_scenes(count, seed):
     """The same scenes for the same seed."""
     rng = np.random.default_rng(seed)
     return [make_scene(rng) for _ in range(count)]
+
+
+def main(arguments=None):
+    parser = argparse.ArgumentParser(description="Write one generated scene.")
+    parser.add_argument("png")
+    parser.add_argument("--seed", type=int, default=0)
+    parsed = parser.parse_args(arguments)
+    (scene,) = make_scenes(1, parsed.seed)
+    Image.fromarray(scene.pixels).save(parsed.png)
+    print(f"{parsed.png}: {', '.join(thing.shape for thing in scene.things) or 'nothing'}")  # noqa: T201
+
+
+if __name__ == "__main__":
+    main()

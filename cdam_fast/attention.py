@@ -24,10 +24,13 @@ from cdam_fast.arguments import (
     working_similarity,
 )
 from cdam_fast.constants import ATTENTION_TEMPERATURE, SCALES, TEMPERATURE
+from cdam_fast.tracing import refuse_func_gradients
 
 
-def _choose_backend(backend: object, tensor: Tensor, patches: int = 0) -> str:
+def _choose_backend(backend: object, tensor: Tensor, patches: int = 0, other: Tensor | None = None) -> str:
     chosen = check_backend(backend)
+    if chosen != "reference":
+        refuse_func_gradients(tensor, other)
     if chosen == "auto":
         on_gpu = tensor.device.type in ("cuda", "xpu")
         return "triton" if on_gpu and ops.refusal(tensor, patches) is None else "portable"
@@ -81,7 +84,7 @@ def cdam_attention(
         a row is about 1 and **rows do not sum to 1**; that is the method. Arithmetic is in float32, or float64
         for float64 input. NaN or infinity in the similarity gives NaN, never a silent finite value.
 
-    Differentiable with respect to similarity, without an N x N x C tensor in the backward pass.
+    Differentiable once with respect to similarity by torch.autograd, without an N x N x C tensor in the backward pass.
 
     Raises:
         TypeError: an argument of the wrong kind or dtype. ValueError: of the wrong shape or range, a scale that
@@ -128,7 +131,7 @@ def cdam_attend(
     values = check_values(values, similarity)
     options = check_options(similarity, scales, temperature, attention_temperature, metric, order, minmax)
     result_dtype = check_out_dtype(out_dtype, similarity.dtype)
-    chosen = _choose_backend(backend, similarity, similarity.shape[-2] * similarity.shape[-1])
+    chosen = _choose_backend(backend, similarity, similarity.shape[-2] * similarity.shape[-1], values)
     with compat.without_autocast(similarity.device.type):
         if chosen == "triton":
             return ops.cdam_attend(similarity, values, options, result_dtype)
@@ -157,7 +160,7 @@ def pairwise_divergence(p: Tensor, q: Tensor | None = None, *, metric: str = "js
     """
     p, other = check_distributions(p, q)
     metric = check_metric(metric)
-    chosen = _choose_backend(backend, p)
+    chosen = _choose_backend(backend, p, other=other)
     dtype = working_dtype(p.dtype)
     with compat.without_autocast(p.device.type):
         if chosen == "triton":

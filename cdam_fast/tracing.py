@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from cdam_fast.compat import is_compiling, require_operators
 
-__all__ = ["as_batch", "is_compiling", "is_traced"]
+__all__ = ["as_batch", "is_compiling", "is_traced", "refuse_func_gradients"]
 
 
 def is_traced(*tensors: Tensor | None) -> bool:
@@ -35,6 +35,26 @@ def is_traced(*tensors: Tensor | None) -> bool:
         require_operators("torch.func")
         return True
     return any(type(tensor) not in (Tensor, nn.Parameter) for tensor in given)
+
+
+def refuse_func_gradients(*tensors: Tensor | None) -> None:
+    """Derivatives are those of torch.autograd: torch.func's would be PyTorch's own error, or zeros without a word.
+
+    Raises:
+        RuntimeError: torch.func.grad, jvp or what is made of them (jacrev, jacfwd, hessian) tracks one of the tensors.
+    """
+    functorch: Any = getattr(torch._C, "_functorch", None)
+    if is_compiling() or not hasattr(functorch, "is_gradtrackingtensor"):
+        return
+    for tensor in tensors:
+        level: Any = tensor
+        while level is not None and functorch.is_functorch_wrapped_tensor(level):
+            if functorch.is_gradtrackingtensor(level):
+                raise RuntimeError(
+                    "torch.func of cdam_fast: got a tensor that torch.func.grad, jvp or a function made of them "
+                    "tracks, takes torch.autograd.grad, torch.func.vmap, or cdam_fast.reference under any of them"
+                )
+            level = functorch.get_unwrapped(level)
 
 
 def as_batch(tensor: Tensor, dims: int) -> Tensor:

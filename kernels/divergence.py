@@ -17,7 +17,9 @@ WIDTHS = tl.constexpr(16)  # of the feature table, padded
 TRUNCATION = tl.constexpr(3e-6)  # most that features may leave out, as a share of the largest range of a row
 ROUNDING = tl.constexpr(5e-7)  # of a float32 product of features, as a share of their squared length
 NEGLIGIBLE_RANGE = tl.constexpr(1e-8)  # rows of a smaller range are judged as if they had this one
-LEAST_CONTRAST = tl.constexpr(2e-3)  # below, logarithms right to 2^-22 are not enough
+LEAST_CONTRAST = tl.constexpr(2e-3)  # below, logarithms right to 2^-22 are not enough for MANY_CLASSES or more
+MANY_CLASSES = tl.constexpr(128)  # errors of fewer average less: their least contrast goes with 1 over the root
+FEW_CLASSES = tl.constexpr(16)  # and of so few they may all be of one sign, while the definition is cheap
 
 # A thread's pairs are the two leading dimensions of a tile of shape [ROWS, COLUMNS, BLOCK/ROWS, BLOCK/COLUMNS]: with
 # 4 warps 4 x 8 pairs, whose 12 values a class loads once. As [BLOCK, BLOCK] a thread would hold 1 x 32, and load 33.
@@ -323,11 +325,14 @@ def divergence_kernel(
         blocks = tl.load(scale_ptr + 11).to(tl.int32)
         # JS(row, base) is at least this for some row, and no row's range is below a quarter of it
         contrast = 0.34 * _largest(statistics_ptr, blocks, 4)
+        averaging = tl.minimum(classes, MANY_CLASSES).to(tl.float32)
+        enough = contrast * contrast * averaging > LEAST_CONTRAST * LEAST_CONTRAST * MANY_CLASSES
+        exact_enough = enough & (classes > FEW_CLASSES)
         rank, entry = _cheapest_features(features_ptr, statistics_ptr, blocks, contrast)
         if FEATURES_FIRST:
             by_features = rank > 0
         else:  # without tensor cores logarithms are cheaper, where they are exact enough
-            by_features = (rank > 0) & (contrast <= LEAST_CONTRAST)
+            by_features = (rank > 0) & (exact_enough == 0)
         if by_features:
             divergence = _js_by_features(
                 row_ptr,
@@ -344,7 +349,7 @@ def divergence_kernel(
                 BLOCK,
                 BLOCK_CLASSES,
             )
-        elif contrast > LEAST_CONTRAST:
+        elif exact_enough:
             entropy_ptr += image * rows_total
             divergence = _js_by_logarithms(
                 row_ptr,

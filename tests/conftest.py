@@ -89,5 +89,4 @@ def golden_segmentation():
 @pytest.fixture(scope="session")
 def tiny():
     """Options of the command line for the tiny model."""
-    sides = ["--short-side", "96", "--window", "96", "--stride", "48"]
-    return ["--model", str(DATA / "tiny_clip.json"), "--pretrained", str(DATA / "tiny_clip.safetensors"), *sides]
+    return ["--model", "tiny"]

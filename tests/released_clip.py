@@ -156,9 +156,25 @@ class CLIP(nn.Module):
         return letters.gather(-1, turn.to(text.device).expand_as(letters)).sum(1).type(self.dtype)
 
 
+def convert_weights(net):
+    """To float16 but for the layer norms and embeddings, as OpenAI's code loads them for a GPU."""
+    for module in net.modules():
+        if isinstance(module, (nn.Linear, nn.Conv2d, nn.MultiheadAttention)):
+            module.half()
+    net.visual.proj.data = net.visual.proj.data.half()
+    return net
+
+
 def tokenize(texts):
     """``clip.tokenize``: strings -> [n, 77]; letters here, [n, 40]."""
     return torch.tensor([list(text.encode()[:40].ljust(40, b"\0")) for text in texts])
+
+
+def images(count, size=(128, 128)):
+    """A few flat regions with noise, normalised: [count, 3, *size]."""
+    coarse = torch.randn(count, 3, 3, 4, generator=torch.Generator().manual_seed(1))
+    noise = torch.randn(count, 3, *size, generator=torch.Generator().manual_seed(2))
+    return functional.interpolate(coarse, size=size, mode="nearest") + 0.2 * noise
 
 
 templates = ["{}.".format, "{}s".format]

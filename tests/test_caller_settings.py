@@ -128,6 +128,19 @@ def test_weights_that_are_loaded(setting, tmp_path):
     assert all(torch.equal(value, expected[name]) for name, value in model.state_dict().items())
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_autocast_on_a_gpu_changes_nothing(dtype, tokenizer):
+    model, image, pixels = small_model().cuda(), torch.rand(3, 64, 104), torch.randn(2, 3, 64, 96, device="cuda")
+    options = {"templates": TEMPLATES, "cache_dir": False, **SIZES}
+    expected = everything(CDAMSegmenter(model, tokenizer, NAMES, **options), image.cuda(), pixels)
+    with torch.autocast("cuda", dtype):
+        results = everything(CDAMSegmenter(model, tokenizer, NAMES, **options), image.cuda(), pixels)
+    for name, value in results.items():
+        assert value.dtype == expected[name].dtype, name
+        torch.testing.assert_close(value, expected[name], rtol=0, atol=1e-5)
+
+
 def test_iteration_leaves_the_callers_settings_between_images():
     """A generator that stops in the middle must not leave its settings behind."""
     made = CDAMSegmenter(

@@ -277,6 +277,46 @@ def test_classes_and_synonyms():
             parse_classes(text)
 
 
+def settings_of(folder):
+    return json.loads(only(folder, "*.json").read_text())["settings"]
+
+
+def test_the_tiny_model_brings_its_own_sides(photo, out, capsys):
+    arguments = ["segment", str(photo), "--classes", CLASSES, "--background", "none", "--json", "--out"]
+    assert cli.main([*arguments, str(out), "--model", "tiny"]) == 0
+    made = CDAMSegmenter.from_pretrained(
+        "tiny", class_names=["background", ["cat", "kitten"], "dog", "sky"], background=None
+    )
+    for name in ("short_side", "window", "stride", "logit_scale"):
+        assert settings_of(out)[name] == getattr(made.options, name)
+    with Image.open(photo) as opened, Image.open(only(out, "*_labels.png")) as labels:
+        assert np.array_equal(np.array(labels), made(opened).labels.numpy())
+    given = ["--model", "tiny", "--logit-scale", "20", "--stride", "24"]
+    assert cli.main([*arguments, str(out / "given"), *given]) == 0
+    settings = settings_of(out / "given")
+    assert (settings["short_side"], settings["stride"], settings["logit_scale"]) == (96, 24, 20.0)
+    assert cli.main(["map", str(photo), "--point", "1,1", "--model", "tiny", "--out", str(out)]) == 0
+
+
+def test_the_background_is_a_class_by_number_or_word(segment, photo, out):
+    for name in ("2", "sofa"):
+        assert (
+            segment(photo, "--json", "--background-class", name, "--background", "1", classes="cat,dog,sofa|couch")[0]
+            == 0
+        )
+        with Image.open(only(out, "*_labels.png")) as labels:
+            assert (np.array(labels) == 2).all()
+            assert labels.getpalette()[6:9] == [0, 0, 0]
+    status, _, errors = segment(photo, "--background-class", "3", classes="cat,dog,sofa|couch")
+    assert status == 2
+    assert "--background-class: got 3" in errors
+
+
+def test_the_default_weights_are_of_the_default_model_only(photo, out, capsys):
+    assert cli.main(["segment", str(photo), "--classes", "cat", "--model", "ViT-L-14", "--out", str(out)]) == 2
+    assert "--pretrained: got None, takes a file of weights or a tag of ViT-L-14" in capsys.readouterr().err
+
+
 def test_sides_are_options(capsys):
     """A model whose patch does not divide 448: the tiny one, 12 pixels."""
     tiny = ["--model", "tiny", "--pretrained", "weights.safetensors"]

@@ -82,6 +82,44 @@ def test_a_segmenter_names_what_it_cannot_decode(segmenter, opened):
         assert not isinstance(result, ValueError) or str(result).startswith("image 0: ")
 
 
+@pytest.mark.parametrize("batch_size", [1, 3, 64])
+def test_outcomes_are_in_order_and_each_images_own(segmenter, batch_size, monkeypatch):
+    """An image that cannot be prepared, one that the model cannot take, and one that cannot be finished."""
+    marked = [
+        torch.full((3, 64, 64 * width), value) for value, width in ((0.1, 1), (0.9, 3), (0.2, 2), (0.7, 2), (0.3, 1))
+    ]
+    cut = Image.open(io.BytesIO(next(content for kind, content in sound_files() if kind == "png")[:-40]))
+    images = [marked[0], "no image", *marked[1:3], cut, *marked[3:]]
+    expected = [result.labels for result in segmenter.segment([marked[0], marked[2], marked[4]])]
+    guarded, finish = segmenter._guarded, segmenter._finish
+
+    def fails(crop, value):
+        return torch.allclose(crop.float(), segmenter.normalise(torch.full((3, 1, 1), value)).float(), atol=1e-3)
+
+    def model(crops):
+        if any(fails(crop, 0.9) for crop in crops):
+            raise RuntimeError("no kernel")
+        return guarded(crops)
+
+    def last(canvas):
+        if fails(canvas.pixels, 0.7):
+            raise MemoryError
+        return finish(canvas)
+
+    monkeypatch.setattr(segmenter, "_guarded", model)
+    monkeypatch.setattr(segmenter, "_finish", last)
+    monkeypatch.setattr(segmenter, "options", segmenter.options._replace(batch_size=batch_size))
+    outcomes = list(segmenter.outcomes(images))
+    kinds = [type(outcome).__name__ for outcome in outcomes]
+    good = "Segmentation"
+    assert kinds == [good, "TypeError", "RuntimeError", good, "ValueError", "MemoryError", good]
+    labels = [outcome.labels for outcome in outcomes if not isinstance(outcome, Exception)]
+    assert all(torch.equal(one, other) for one, other in zip(labels, expected))
+    assert str(outcomes[1]).startswith("image 1: ")
+    with pytest.raises(TypeError, match="image 1: "):
+        list(segmenter.iterate(images[:2]))
+
+
 def test_exif_is_never_rewritten(segmenter):
     image = Image.open(io.BytesIO(negative_resolution()))
     assert as_tensor(image).shape == (3, 16, 12)

@@ -4,7 +4,7 @@ import open_clip
 import pytest
 import torch
 from documentation import execute, recipe
-from released_clip import CLIP, VisionTransformer, tokenize
+from released_clip import CLIP, VisionTransformer, images, tokenize
 from released_sclip import CLIPForSegmentation, data_sample, word_features
 from torch.nn import functional
 
@@ -53,12 +53,6 @@ def net():
     return CLIP(VisionTransformer()).double()
 
 
-def images(count, size):
-    coarse = torch.randn(count, 3, 3, 4, generator=torch.Generator().manual_seed(1))
-    noise = torch.randn(count, 3, *size, generator=torch.Generator().manual_seed(2))
-    return (functional.interpolate(coarse, size=size, mode="nearest") + 0.2 * noise).double()
-
-
 def predicted(kind, net, img, **options):
     made = kind(net, LINES, slide_crop=96, slide_stride=48, **options)
     return made.predict(img, [data_sample(*img.shape[-2:]) for _ in img])
@@ -67,7 +61,7 @@ def predicted(kind, net, img, **options):
 @torch.no_grad()
 @pytest.mark.parametrize("batch", [1, 3])
 def test_words_slide_and_become_classes(monkeypatch, net, batch):
-    img = images(batch, (96, 160))
+    img = images(batch, (96, 160)).double()
     options = {"prob_thd": 0.3}
     expected = predicted(Eager, net, img, **options)
     results = predicted(taught(monkeypatch), net, img, **options)
@@ -80,7 +74,7 @@ def test_words_slide_and_become_classes(monkeypatch, net, batch):
 @torch.no_grad()
 def test_without_sliding_the_size_is_the_photograph_s(monkeypatch, net):
     made = taught(monkeypatch)(net, LINES, slide_crop=0)
-    (result,) = made.predict(images(1, (96, 128)), [data_sample(50, 70)])
+    (result,) = made.predict(images(1, (96, 128)).double(), [data_sample(50, 70)])
     assert result.pred_sem_seg.shape == (1, 50, 70)
 
 
@@ -88,7 +82,7 @@ def test_without_sliding_the_size_is_the_photograph_s(monkeypatch, net):
 def test_classes_in_place_of_words_are_caught(monkeypatch, net):
     """What the segmentor slides and softmaxes are words; the logits of classes do not fit."""
     with pytest.raises(RuntimeError, match="must match"):
-        predicted(taught(monkeypatch, ("word_logits", "patch_logits")), net, images(1, (96, 160)))
+        predicted(taught(monkeypatch, ("word_logits", "patch_logits")), net, images(1, (96, 160)).double())
 
 
 # --- few-shot segmentation with prototypes

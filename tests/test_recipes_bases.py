@@ -4,11 +4,11 @@ import pytest
 import torch
 from documentation import execute, recipe
 from released_clearclip import ClearCLIPSegmentation, ForkedCLIP
-from released_clip import CLIP, VisionTransformer, templates, tokenize
+from released_clip import CLIP, VisionTransformer, convert_weights, images, templates, tokenize
 from released_sclip import CLIPForSegmentation, data_sample, word_features
 from torch.nn import functional
 
-from cdam_fast import AUGMENTED_TEXT_PROMPTS, CDAMSegmenter, reference
+from cdam_fast import AUGMENTED_TEXT_PROMPTS, CDAMSegmenter, compat, reference
 from cdam_fast.testing import MAP_BUDGET, largest_error
 
 LINES = ["sky, wall, grass, road", "cat", "dog", "sofa, couch", "car", "bird", "horse, pony", "cow"]
@@ -17,13 +17,6 @@ MODULES = {
     "prompts": {},
     "prompts.imagenet_template": {"openai_imagenet_template": templates},
 }
-
-
-def images(count, size=(128, 128)):
-    """A few flat regions with noise, normalised."""
-    coarse = torch.randn(count, 3, 3, 4, generator=torch.Generator().manual_seed(1))
-    noise = torch.randn(count, 3, *size, generator=torch.Generator().manual_seed(2))
-    return functional.interpolate(coarse, size=size, mode="nearest") + 0.2 * noise
 
 
 def taught(heading, original, monkeypatch):
@@ -151,6 +144,20 @@ def test_sliding_a_batch_in_float32(monkeypatch, heading, original, net):
         assert (result.pred_sem_seg != alone.pred_sem_seg).float().mean() < 1e-3
     assert len(torch.stack([result.pred_sem_seg for result in results]).unique()) > 2
     assert not made.net.visual.transformer.resblocks[-1].ln_1._forward_pre_hooks
+
+
+@pytest.mark.skipif(compat.refusal_of_dtype(torch.float16, "cpu") is not None, reason="float16 on a CPU: torch 2.3")
+@pytest.mark.parametrize("base", ["sclip", "clearclip"])
+def test_in_the_half_precision_of_a_gpu(monkeypatch, base):
+    if base == "sclip":
+        heading, original, nets = "SCLIP's code", CLIPForSegmentation, [CLIP(VisionTransformer()) for _ in range(2)]
+    else:
+        heading, original, nets = "ClearCLIP's code", ClearCLIPSegmentation, [ForkedCLIP(), ForkedCLIP()]
+    kind, _ = taught(heading, original, monkeypatch)
+    full, half = kind(nets[0], LINES), kind(convert_weights(nets[1]) if base == "sclip" else nets[1].half(), LINES)
+    logits = half.forward_feature(images(3).half())
+    assert logits.dtype == torch.float16
+    assert (logits.argmax(1) != full.forward_feature(images(3)).argmax(1)).float().mean() < 0.01
 
 
 @pytest.mark.parametrize(("base", "model_type"), [("clearclip", "ClearCLIP"), ("maskclip", "MaskCLIP")])

@@ -8,11 +8,11 @@ import pytest
 import torch
 from documentation import execute, recipe
 from released_cdam import CLIPForSegmentation
-from released_clip import CLIP, KeepingVisionTransformer
+from released_clip import CLIP, KeepingVisionTransformer, convert_weights, images
 from torch import nn
 
 import cdam_fast
-from cdam_fast import reference
+from cdam_fast import compat, reference
 from cdam_fast.testing import MAP_BUDGET, largest_error
 
 CLASS_NAMES = [
@@ -43,13 +43,6 @@ def net():
 def segmentor(net, kind=CLIPForSegmentation):
     """With the buffer of an 8 x 8 grid, in place of 28 x 28."""
     return kind(net, QUERY_WORDS, QUERY_IDX, tokens=65)
-
-
-def images(count, size=(128, 128)):
-    """A few flat regions with noise, normalised."""
-    coarse = torch.randn(count, 3, 3, 4, generator=torch.Generator().manual_seed(1))
-    noise = torch.randn(count, 3, *size, generator=torch.Generator().manual_seed(2))
-    return nn.functional.interpolate(coarse, size=size, mode="nearest") + 0.2 * noise
 
 
 def taught(monkeypatch, block=None):
@@ -143,6 +136,18 @@ def test_a_second_image_leaves_nothing_of_the_first(net, monkeypatch):
     made.forward_feature(first[None])
     again = made.forward_feature(second[None])
     assert torch.equal(again, segmentor(net, taught(monkeypatch)).forward_feature(second[None]))
+
+
+@pytest.mark.skipif(compat.refusal_of_dtype(torch.float16, "cpu") is not None, reason="float16 on a CPU: torch 2.3")
+def test_in_the_half_precision_of_a_gpu(monkeypatch):
+    """The model, and a threshold that stays in float32: the labels are those of float32."""
+    kind, img = taught(monkeypatch), images(3)
+    full, half = segmentor(CLIP(KeepingVisionTransformer()), kind), CLIP(KeepingVisionTransformer())
+    half = segmentor(convert_weights(half), kind)
+    expected, logits = full.forward_feature(img), half.forward_feature(img.half())
+    assert logits.dtype == torch.float16
+    assert (logits.argmax(1) != expected.argmax(1)).float().mean() < 0.01
+    torch.testing.assert_close(half.prob_thd, full.prob_thd, rtol=0.01, atol=0)
 
 
 def test_the_skeleton_is_the_released_computation(golden_single):

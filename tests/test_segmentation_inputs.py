@@ -1,7 +1,10 @@
 """Images of every kind, the cache of text features, and weights from files."""
 
+import io
 import json
 import pickle
+import struct
+import zlib
 
 import numpy as np
 import open_clip
@@ -65,6 +68,123 @@ def test_transparency_is_white():
     palette.info["transparency"] = 1
     for transparent in (image, palette):
         assert as_tensor(transparent)[:, 0].T.tolist() == [list(RED), list(WHITE)]
+
+
+def png(depth, colour, row, transparent=b""):
+    """One row of two pixels as the PNG specification writes it: what no library's writer changes."""
+
+    def chunk(kind, data):
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", 2, 1, depth, colour, 0, 0, 0))
+    between = chunk(b"tRNS", transparent) if transparent else b""
+    content = b"\x89PNG\r\n\x1a\n" + header + between + chunk(b"IDAT", zlib.compress(b"\0" + row)) + chunk(b"IEND", b"")
+    return Image.open(io.BytesIO(content))
+
+
+@pytest.mark.parametrize("loaded", [False, True])
+@pytest.mark.parametrize(
+    ("depth", "colour", "row", "transparent", "expected"),
+    [
+        (16, 0, (0x1234, 0x1235), (0x1234,), [(65535,) * 3, (0x1235,) * 3]),
+        (16, 0, (0, 65535), (0,), [(65535,) * 3, (65535,) * 3]),
+        (16, 0, (300, 301), (), [(300,) * 3, (301,) * 3]),
+        (8, 0, (7, 8), (7,), [WHITE, (8, 8, 8)]),
+        (8, 2, (1, 2, 3, 4, 5, 6), (1, 2, 3), [WHITE, (4, 5, 6)]),
+        (16, 2, (0x1234, 0, 0xFFFF, 0x9999, 1, 2), (0x1234, 0, 0xFFFF), [WHITE, (0x99, 0, 0)]),
+        (16, 2, (0x1234, 0, 0xFFFF, 0x9999, 1, 2), (), [(0x12, 0, 0xFF), (0x99, 0, 0)]),
+    ],
+)
+def test_the_transparent_colour_of_a_png(depth, colour, row, transparent, expected, loaded):
+    kind = "H" if depth == 16 else "B"
+    image = png(
+        depth, colour, struct.pack(f">{len(row)}{kind}", *row), struct.pack(f">{len(transparent)}H", *transparent)
+    )
+    if loaded:
+        image.load()
+    pixels = as_tensor(image)
+    scale = 65535 if pixels.is_floating_point() else 1
+    torch.testing.assert_close(pixels[:, 0].T * scale, torch.tensor(expected).to(pixels.dtype), rtol=0, atol=0.01)
+
+
+@pytest.mark.parametrize(("depth", "row"), [(4, 0x7F), (2, 0b01110000), (1, 0b01000000)])
+def test_the_transparent_grey_of_few_bits(depth, row):
+    """It is given at the file's own depth, and the pixels are brought to eight bits."""
+    value = {4: 7, 2: 1, 1: 0}[depth]
+    grey = as_tensor(png(depth, 0, bytes([row]), struct.pack(">H", value)))
+    assert (grey == 255).all()
+    other = {4: 15, 2: 3, 1: 1}[depth]
+    kept = as_tensor(png(depth, 0, bytes([row]), struct.pack(">H", other)))
+    assert kept[:, 0, 0].tolist() == [{4: 119, 2: 85, 1: 0}[depth]] * 3
+
+
+def test_sixteen_bit_files_keep_their_range_whatever_pillow_makes_of_them():
+    """PNG is "I" up to Pillow 10.2, PGM in every version; 32-bit grey of other sources has no known range."""
+    grey = np.array([[0, 1, 300], [40000, 65534, 65535]], dtype=np.uint16)
+    expected = torch.from_numpy(grey.astype(np.float32) / 65535).expand(3, -1, -1)
+    portable = io.BytesIO(b"P5 3 2 65535\n" + grey.astype(">u2").tobytes())
+    tagged = io.BytesIO()
+    Image.fromarray(grey).save(tagged, format="TIFF")
+    for content in (portable, tagged):
+        torch.testing.assert_close(as_tensor(Image.open(content)), expected)
+    older = Image.open(io.BytesIO(_as_png(grey)))
+    older.load()
+    if older.mode != "I":
+        older.im, older._mode = older.convert("I").im, "I"  # as Pillow 10.0 has it
+    torch.testing.assert_close(as_tensor(older), expected)
+    wide = io.BytesIO()
+    Image.fromarray(grey.astype(np.int32)).save(wide, format="TIFF")
+    with pytest.raises(ValueError, match="image: got a PIL image of mode I, whose range is unknown"):
+        as_tensor(Image.open(wide))
+
+
+def _as_png(grey):
+    buffer = io.BytesIO()
+    Image.fromarray(grey).save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+MODES = ["1", "L", "P", "RGB", "RGBA", "CMYK", "YCbCr", "LAB", "HSV", "I", "F", "LA", "PA", "RGBX", "RGBa", "La"]
+MODES += ["I;16", "I;16L", "I;16B", "I;16N", "BGR;15", "BGR;16", "BGR;24"]
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_every_mode_is_an_image_or_named(mode):
+    try:
+        image = Image.new(mode, (4, 3))
+    except (ValueError, KeyError):
+        pytest.skip("this Pillow has no such mode")
+    if mode in ("I", "F") or mode.startswith("BGR"):
+        with pytest.raises(ValueError, match=f"^image: .*{mode}"):
+            as_tensor(image)
+    else:
+        assert as_tensor(image).shape == (3, 3, 4)
+
+
+def test_a_transparent_grey_of_premultiplied_values_is_white():
+    assert (as_tensor(Image.new("La", (4, 3), 0)) == 255).all()
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize(
+    ("mode", "format"), [("RGB", "JPEG"), ("RGB", "PNG"), ("I;16", "PNG"), ("RGB", "TIFF"), ("1", "PNG")]
+)
+def test_every_orientation(orientation, mode, format):
+    """The one bright pixel comes to where the EXIF standard has it: row 0 and column 0 as seen."""
+    grey = np.zeros((16, 24), dtype=np.uint16)
+    grey[:8, :8] = 65535
+    image = Image.fromarray(grey) if mode == "I;16" else Image.fromarray((grey >> 8).astype(np.uint8)).convert(mode)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    buffer = io.BytesIO()
+    image.save(buffer, format=format, exif=exif)
+    pixels = as_tensor(Image.open(buffer)).float()
+    rows_last, columns_last = orientation in (3, 4, 7, 8), orientation in (2, 3, 6, 7)
+    assert pixels.shape == ((3, 16, 24) if orientation < 5 else (3, 24, 16))
+    corner = pixels[0, -8:, :] if rows_last else pixels[0, :8, :]
+    corner = corner[:, -8:] if columns_last else corner[:, :8]
+    assert corner.min() > 0.9 * pixels.max()
+    assert pixels[0].sum() == pytest.approx(float(corner.sum()), rel=0.02)
 
 
 def test_exif_rotation_is_applied(tmp_path):

@@ -220,8 +220,8 @@ def test_rounding_makes_no_other_file(tokenizer, tmp_path, computed, monkeypatch
     """As another machine or another number of threads would have it."""
     features(small_model(), tokenizer, tmp_path)
     assert len(computed) == len(WORDS)
-    probes = cache.probes
-    monkeypatch.setattr(cache, "probes", lambda *both: probes(*both) + 1e-6 * torch.randn(5, 32))
+    probe = cache.probe
+    monkeypatch.setattr(cache, "probe", lambda *both: probe(*both) + 1e-6 * torch.randn(1, 32))
     features(small_model(), tokenizer, tmp_path)
     assert len(computed) == len(WORDS)
     assert len(list(tmp_path.iterdir())) == 1

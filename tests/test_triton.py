@@ -1,12 +1,15 @@
 """The Triton kernels against float64: interpreted on the CPU, for real where there is a GPU."""
 
+import ast
+from pathlib import Path
+
 import pytest
 import torch
 from cases import clip_rows, every_metric, every_minmax, every_order, half_flat, one_hot
 
 import cdam_fast
 from cdam_fast import ops
-from cdam_fast.testing import MAP_BUDGET, clip_like, largest_error, map_budget, oracle
+from cdam_fast.testing import DEGENERATE, MAP_BUDGET, clip_like, degenerate, largest_error, map_budget, oracle
 
 pytest.importorskip("triton", minversion="3.2")
 
@@ -24,6 +27,64 @@ def assert_within_budget(similarity, **options):
     dtype = options.pop("out_dtype", similarity.dtype)
     assert result.dtype == dtype
     assert largest_error(result, oracle(similarity, **options)) <= map_budget(dtype)
+
+
+# --- what every Triton reads alike -----------------------------------------------------------------------------
+
+
+def kernel_files():
+    return sorted(path for path in Path(ops.__file__).parents[1].joinpath("kernels").glob("*.py"))
+
+
+def is_constant(node, names):
+    """Whether an expression is made of numbers and constexpr names alone."""
+    if isinstance(node, ast.Name):
+        return node.id in names
+    if isinstance(node, ast.BinOp):
+        return is_constant(node.left, names) and is_constant(node.right, names)
+    return isinstance(node, ast.Constant)
+
+
+@pytest.mark.parametrize("path", kernel_files(), ids=lambda path: path.stem)
+def test_no_constexpr_is_left_of_a_tensor(path):
+    """Triton 3.7 and 3.8 interpret ``constexpr * tensor`` as a constexpr, which no comparison takes."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    names = {
+        node.targets[0].id
+        for node in tree.body
+        if isinstance(node, ast.Assign) and "constexpr" in ast.unparse(node.value)
+    }
+    for node in ast.walk(tree):
+        if isinstance(node, ast.BinOp) and is_constant(node.left, names) and not is_constant(node.right, names):
+            assert not any(isinstance(part, ast.Name) for part in ast.walk(node.left)), ast.unparse(node)
+
+
+# --- rows that are constant, few classes --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", [kind for kind in DEGENERATE if kind != "near-flat"])
+@every_order
+def test_constant_rows(kind, order):
+    for seed, (height, width) in enumerate(((9, 7), (5, 9))):
+        assert_within_budget(degenerate(kind, 5, height, width, seed=seed), order=order, scales=(0.25, 1.0))
+
+
+@pytest.mark.parametrize("metric", ["kl", "wasserstein"])
+@pytest.mark.parametrize("kind", ["two regions", "checkerboard"])
+def test_constant_rows_of_other_metrics(kind, metric):
+    assert_within_budget(degenerate(kind, 5, 9, 7), metric=metric, scales=(0.25, 1.0))
+
+
+@every_metric
+@every_order
+def test_one_repeated_distribution_gives_nothing(metric, order):
+    assert not triton(degenerate("flat", 17, 9, 7), metric=metric, order=order, scales=(0.25, 1.0)).any()
+
+
+@pytest.mark.parametrize("classes", [2, 5, 17])
+@pytest.mark.parametrize("spread", [0.01, 0.1, 1.0])
+def test_few_classes(classes, spread):
+    assert_within_budget(clip_like(classes, 9, 8, spread=spread, seed=classes), scales=(0.5, 1.0))
 
 
 # --- shapes, options, dtypes ------------------------------------------------------------------------------------

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
-import logging
 import os
-import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from cdam_fast.evaluation.errors import UsageError, require_matplotlib
+from cdam_fast.evaluation.messages import named_errors, note, plain_messages
 from cdam_fast.evaluation.streams import say, tell
 
 _DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -46,6 +44,11 @@ def add_commands(commands: Any) -> None:
         metavar="entropy|none|P",
         help="threshold below which a pixel is background: Eq. 4 of the paper, none, or a probability "
         "(default: %(default)s)",
+    )
+    segment.add_argument(
+        "--background-class",
+        metavar="N|WORD",
+        help='number, from 0, or a word of the class that is the background (default: the one with "background")',
     )
     segment.add_argument(
         "--threshold-over", choices=("image", "window", "last_window"), default="image", help="default: %(default)s"
@@ -81,26 +84,36 @@ def add_device(parser: Any) -> None:
     )
 
 
-_SIDES = {"short_side": 448, "window": 448, "stride": 224}
-"""Side of the resized photograph, of the windows over it, and the step from window to window."""
+_OF_MODEL = {"short_side": 448, "window": 448, "stride": 224, "logit_scale": 50.0}
+"""Side of the resized photograph, of the windows over it, the step from window to window, and the factor of the
+cosines: what they are for every model but the tiny one, which has its own."""
+
+_MODEL, _PRETRAINED = "ViT-B-16", "laion2b_s34b_b88k"
 
 
 def _add_common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--model", default="ViT-B-16", metavar="NAME|FILE.json", help="model of open_clip (default: %(default)s)"
+        "--model",
+        default=_MODEL,
+        metavar="NAME|FILE.json",
+        help="model of open_clip, or tiny, which comes with the package and needs no network (default: %(default)s)",
     )
     parser.add_argument(
         "--pretrained",
-        default="laion2b_s34b_b88k",
         metavar="TAG|FILE",
-        help="its weights: a tag of open_clip, downloaded on first use, or a safetensors file (default: %(default)s)",
+        help="its weights: a tag of open_clip, downloaded on first use, or a safetensors file "
+        f"(default: {_PRETRAINED} for {_MODEL}; none for models that come with their weights)",
     )
     parser.add_argument(
         "--base", default="maskclip", metavar="NAME", help="maskclip, sclip, clearclip or gem (default: %(default)s)"
     )
-    for name, default in _SIDES.items():
+    for name, default in _OF_MODEL.items():
         parser.add_argument(
-            f"--{name.replace('_', '-')}", type=int, default=default, metavar="PIXELS", help="default: %(default)s"
+            f"--{name.replace('_', '-')}",
+            type=type(default),
+            metavar="K" if name == "logit_scale" else "PIXELS",
+            help=("factor of the cosines before the softmax, " if name == "logit_scale" else "")
+            + f"default: {default:g}, and the model's own for tiny",
         )
     parser.add_argument("--no-augmented", action="store_true", help="leave out the 80 augmented text prompts")
     parser.add_argument(
@@ -113,7 +126,7 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
 
 def _run(parsed: argparse.Namespace) -> int:
     """The exit status: 0, or 1 where a photograph failed."""
-    with _plain_messages(parsed.command):
+    with plain_messages(parsed):
         return _segment(parsed) if parsed.command == "segment" else _map(parsed)
 
 
@@ -131,15 +144,22 @@ def _segment(parsed: argparse.Namespace) -> int:
     options = {
         "cdam": not parsed.no_cdam,
         "background": _background(parsed.background),
+        "background_class": _background_class(parsed.background_class),
         "threshold_over": parsed.threshold_over,
         "alpha": parsed.alpha,
         "batch_size": parsed.batch_size,
     }
     segmenter = _segmenter(parsed, classes, options, left_out)
-    settings = {"classes": classes, "model": parsed.model, "weights": _weights(parsed.pretrained), "base": parsed.base}
-    settings |= {name: value for name, value in options.items() if name != "batch_size"}
-    settings |= {name: getattr(parsed, name) for name in _SIDES}
-    settings |= {"augmented_prompts": not parsed.no_augmented, "dtype": parsed.dtype}
+    settings = {
+        "classes": classes,
+        "model": _known(parsed.model),
+        "weights": _known(_pretrained(parsed)),
+        "base": parsed.base,
+        **{name: value for name, value in options.items() if name != "batch_size"},
+        **{name: getattr(segmenter.options, name) for name in _OF_MODEL},
+        "augmented_prompts": not parsed.no_augmented,
+        "dtype": parsed.dtype,
+    }
     with counted(len(photos), "segmenting") as on_photo:
         outcome = run_segment(segmenter, photos, out, settings, as_json=parsed.json, on_photo=on_photo)
     for photo, reason in outcome.failed:
@@ -166,7 +186,7 @@ def _map(parsed: argparse.Namespace) -> int:
     path = make_folder(parsed.out) / map_name(photo, points)
     check_own(path, photo)
     segmenter = _segmenter(parsed, classes, {"background": None})
-    with _named_errors():
+    with named_errors(parsed):
         content = map_figure(segmenter, pixels, points, {"photo": photo.name, IDENTITY: identity(photo)})
     write_whole(path, content)
     say(f"written to {path}")
@@ -180,15 +200,15 @@ def _segmenter(parsed: argparse.Namespace, classes: Any, options: dict[str, Any]
     device = parse_device(parsed.device)
     tell(describe_device(device))
     for line in notes:
-        _note(parsed.command)(line)
-    with _named_errors():
+        note(parsed, line)
+    with named_errors(parsed):
         return CDAMSegmenter.from_pretrained(
             parsed.model,
-            parsed.pretrained,
+            _pretrained(parsed),
             classes,
             base=parsed.base,
             augmented_prompts=not parsed.no_augmented,
-            **{name: getattr(parsed, name) for name in _SIDES},
+            **{name: getattr(parsed, name) for name in _OF_MODEL if getattr(parsed, name) is not None},
             device=device,
             dtype=_DTYPES[parsed.dtype],
             **options,
@@ -204,56 +224,20 @@ def _background(text: str) -> str | float | None:
         raise UsageError(f"--background: got {text!r}, takes entropy, none or a probability") from None
 
 
-def _weights(pretrained: str) -> list[Any]:
-    """A file is known by its name, size and time, so that other weights under the same name are seen."""
-    path = Path(pretrained)
-    if not path.is_file():
-        return [pretrained]
-    return [path.name, path.stat().st_size, path.stat().st_mtime_ns]
+def _background_class(text: str | None) -> str | int | None:
+    return int(text) if text is not None and text.isdecimal() else text
 
 
-_OPTIONS = {
-    "class_names": "--classes",
-    "model_name": "--model",
-    "batch_size": "--batch-size",
-    "short_side": "--short-side",
-}
+def _pretrained(parsed: argparse.Namespace) -> str | None:
+    """The weights asked for; those of the default model where neither is."""
+    given: str | None = parsed.pretrained
+    return _PRETRAINED if given is None and parsed.model == _MODEL else given
 
 
-@contextlib.contextmanager
-def _named_errors() -> Iterator[None]:
-    """The package's errors name an argument; here it is an option."""
-    try:
-        yield
-    except (TypeError, ValueError, RuntimeError) as error:
-        name, colon, rest = str(error).partition(":")
-        if not colon or not name.replace("_", "").split("[")[0].isalpha():
-            raise
-        option = next((option for start, option in _OPTIONS.items() if name.startswith(start)), f"--{name}")
-        raise UsageError(f"{option}:{rest}") from None
-
-
-_OURS = "background:|batch_size:|cache:|class_names|legend:|threshold:|QuickGELU"
-"""How the warnings begin that are worth a line."""
-
-
-def _note(command: str) -> Callable[[str], None]:
-    return lambda line: tell(f"cdam-fast {command}: note: {line}")
-
-
-@contextlib.contextmanager
-def _plain_messages(command: str) -> Iterator[None]:
-    """A line for each of our warnings; libraries' remarks on random weights and deprecated imports stay away."""
-    previous = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            warnings.filterwarnings("default", message=_OURS, category=UserWarning)
-
-            note = _note(command)
-            warnings.showwarning = lambda message, *args, **options: note(str(message))
-            yield
-    finally:
-        logging.disable(previous)
+def _known(name: str | None) -> list[Any]:
+    """Of a file name, size and time, and of a folder those of its files, so that other content is seen."""
+    path = Path(name or "")
+    if name is None or not (os.path.isfile(name) or os.path.isdir(name)):  # noqa: PTH112, PTH113 - never raise
+        return [name]
+    files = sorted(path.iterdir()) if path.is_dir() else [path]
+    return [path.name, *([file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in files if file.is_file())]

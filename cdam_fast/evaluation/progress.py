@@ -56,7 +56,8 @@ def estimated(seconds: float) -> Iterator[Tell]:
     begin = time.monotonic()
 
     def line(step: str) -> str:
-        return f"[{spoken(time.monotonic() - begin)} of about {spoken(seconds)}] {one_line(step)}"
+        gone = time.monotonic() - begin
+        return f"[{f'{gone:.0f} s' if gone < 90 else spoken(gone)} of about {spoken(seconds)}] {one_line(step)}"
 
     tell(f"takes about {spoken(seconds)} here")
     if console.is_terminal:

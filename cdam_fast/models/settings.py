@@ -12,7 +12,7 @@ from cdam_fast.compat import without_autocast
 
 @contextmanager
 def own_settings(device: torch.device) -> Iterator[None]:
-    """No gradients, no autocast, and new tensors on this device.
+    """For a model on this device: no gradients, no autocast, no other default device than PyTorch's own, the CPU.
 
     Autocast would make float32 results bfloat16, and a tokenizer or a text tower that makes tensors without naming a
     device would make them on the caller's default.
@@ -21,12 +21,6 @@ def own_settings(device: torch.device) -> Iterator[None]:
         stack.enter_context(torch.no_grad())
         for kind in {"cpu", device.type}:
             stack.enter_context(without_autocast(kind))
-        if _default_device() != device.type:
-            stack.enter_context(device)
+        if torch.empty(0).device.type != "cpu" and hasattr(device, "__enter__"):
+            stack.enter_context(torch.device("cpu"))
         yield
-
-
-def _default_device() -> str:
-    """Before PyTorch 2.3 it could not be asked for, and before 2.0 it was the CPU or, in all but name, CUDA."""
-    made: str = torch.empty(0).device.type
-    return made

@@ -43,19 +43,20 @@ def text_features(
     tokenizer: Tokenizer,
     prompts: Sequence[str],
     *,
+    shorten: bool = True,
     on_progress: Callable[[int], None] = lambda done: None,
 ) -> Tensor:
     """L2-normalised text features, ``[P, D]``, of P prompts; on_progress hears how many are done.
 
     Where the text tower is causal and read at the end-of-text token (OpenAI's and most of open_clip's), tokens past
-    the longest prompt change nothing: they are left out, five times faster for class names.
+    the longest prompt change nothing: unless shorten is False they are left out, five times faster for class names.
     """
     model = _module(model)
     tokens = tokenize(tokenizer, prompts)
     device = next(model.parameters()).device
     features = []
     with own_settings(device):
-        encode = _encoder(model, tokens)
+        encode = _encoder(model, tokens) if shorten else _whole(model)
         for start in range(0, len(prompts), _PROMPTS_AT_ONCE):
             features.append(encode(tokens[start : start + _PROMPTS_AT_ONCE].to(device)))
             on_progress(min(start + _PROMPTS_AT_ONCE, len(prompts)))
@@ -88,7 +89,7 @@ def class_features(
         return functional.normalize(features.reshape(len(words), len(templates), -1).mean(1), dim=-1)
 
 
-def _module(model: object) -> nn.Module:
+def _module(model: object) -> Any:
     inside = unwrap(model)
     if not isinstance(inside, nn.Module) or not hasattr(inside, "encode_text"):
         raise TypeError(f"model: got {type(inside).__name__}, takes a CLIP that has encode_text")
@@ -99,9 +100,14 @@ def _normalised(features: Tensor) -> Tensor:
     return functional.normalize(features.to(working_dtype(features.dtype)), dim=-1)
 
 
+def _whole(model: Any) -> Callable[[Tensor], Tensor]:
+    encode: Callable[[Tensor], Tensor] = model.encode_text
+    return encode
+
+
 def _encoder(model: Any, tokens: Tensor) -> Callable[[Tensor], Tensor]:
     """The model's encode_text, on shorter tokens if what it makes of the first prompt stays the same."""
-    whole: Callable[[Tensor], Tensor] = model.encode_text
+    whole = _whole(model)
     length = int(tokens.argmax(-1).max()) + 1
     if length == tokens.shape[1] or not _may_be_shortened(model):
         return whole

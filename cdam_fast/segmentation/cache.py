@@ -8,7 +8,6 @@ import os
 import secrets
 import warnings
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from itertools import count
 from pathlib import Path
 
@@ -20,8 +19,7 @@ from cdam_fast.models import Tokenizer, same_features, text_features, tokenize
 
 Template = Callable[[str], str]
 
-_PROBES = ("thing", "a photo of a cat.", "A Dark-Blue potted plant, near 2 dining tables!", "das Café № 7")
-_LONG_PROBE = " ".join(["the quick brown fox jumps over the lazy dog"] * 12)  # cut off at any context length
+_PROBE = "a photo of a quick brown fox, near 2 Dark-Blue tables at das Café № 7!"
 
 
 def open_cache(
@@ -41,7 +39,7 @@ def open_cache(
         raise TypeError(f"cache_dir: got {cache_dir!r}, takes a folder, True or False")
     if folder is None:
         return None
-    return Cache(folder, fingerprint(model, tokenizer, templates), probes(model, tokenizer), _dtype(model))
+    return Cache(folder, fingerprint(model, tokenizer, templates), probe(model, tokenizer), _dtype(model))
 
 
 def default_folder() -> Path | None:
@@ -64,12 +62,9 @@ def fingerprint(model: nn.Module, tokenizer: Tokenizer, templates: Sequence[Temp
     return digest.hexdigest()[:32]
 
 
-def probes(model: nn.Module, tokenizer: Tokenizer) -> Tensor:
-    """``[P, D]``: what the model does, which its weights do not tell: activations, heads, masks, hooks, adapters."""
-    known = [text_features(model, tokenizer, _PROBES)]
-    with suppress(RuntimeError):  # OpenAI's own tokenizer refuses what is too long
-        known.append(text_features(model, tokenizer, [_LONG_PROBE]))
-    return torch.cat(known).cpu()
+def probe(model: nn.Module, tokenizer: Tokenizer) -> Tensor:
+    """``[1, D]``: what the model does, which its weights do not tell: activations, heads, masks, hooks, adapters."""
+    return text_features(model, tokenizer, [_PROBE], shorten=False).cpu()
 
 
 def word_keys(tokenizer: Tokenizer, words: Sequence[str], templates: Sequence[Template]) -> list[str]:
@@ -96,14 +91,14 @@ def _dtype(model: nn.Module) -> torch.dtype:
 
 
 class Cache:
-    """Safetensors files of one fingerprint: a row of features for each key, and the probes of the model they are of.
+    """Safetensors files of one fingerprint: a row of features for each key, and the probe of the model they are of.
 
-    Features can differ by rounding from machine to machine, so that the probes are compared, not hashed: models of
+    Features can differ by rounding from machine to machine, so that the probe is compared, not hashed: models of
     equal weights that do something else have files of their own, numbered.
     """
 
-    def __init__(self, folder: Path, key: str, probes: Tensor, dtype: torch.dtype) -> None:
-        self.folder, self.key, self.probes, self.dtype = folder, key, probes, dtype
+    def __init__(self, folder: Path, key: str, probe: Tensor, dtype: torch.dtype) -> None:
+        self.folder, self.key, self.probe, self.dtype = folder, key, probe, dtype
         self.path = folder / f"text-{key}.safetensors"
 
     def read(self) -> dict[str, Tensor]:
@@ -116,7 +111,7 @@ class Cache:
                 if not self.path.exists():
                     return {}
                 with safe_open(self.path, framework="pt") as file:
-                    if same_features(file.get_tensor("probes"), self.probes, self.dtype):
+                    if same_features(file.get_tensor("probe"), self.probe, self.dtype):
                         keys = json.loads(file.metadata()["keys"])
                         return dict(zip(keys, file.get_tensor("features")))
             except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
@@ -129,7 +124,7 @@ class Cache:
         from safetensors.torch import save
 
         rows = torch.stack([row.cpu() for row in features.values()])
-        content = save({"features": rows, "probes": self.probes}, {"keys": json.dumps(list(features))})
+        content = save({"features": rows, "probe": self.probe}, {"keys": json.dumps(list(features))})
         temporary = self.folder / f".text-{secrets.token_hex(8)}"
         try:
             self.folder.mkdir(parents=True, exist_ok=True)

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from cdam_fast.compat import OutOfMemoryError
 from cdam_fast.models import Tokenizer, own_settings
 from cdam_fast.segmentation.options import check_channels, check_flag
 from cdam_fast.segmentation.sources import TINY, Source, find_source
@@ -95,12 +96,12 @@ def _created(source: Source, quick_gelu: bool) -> Any:
         kind = open_clip.CoCa if "multimodal_cfg" in config else open_clip.CustomTextCLIP
     try:
         model: nn.Module = kind(**config)
-    except (MemoryError, torch.OutOfMemoryError):
+    except (MemoryError, OutOfMemoryError):
         raise
     except Exception as error:  # keys and sizes that this open_clip has no model for
         reason = textwrap.shorten(str(error) or type(error).__name__, 200, placeholder=" ...")
         raise ValueError(
-            f"model_name: open_clip {open_clip.__version__} cannot make {source.title}: {reason}"
+            f"model_name: open_clip {open_clip.version.__version__} cannot make {source.title}: {reason}"
         ) from None
     return model.float()  # whatever the default dtype is
 

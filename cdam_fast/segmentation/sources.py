@@ -114,7 +114,7 @@ def _tag_wants_quick_gelu(name: str, tag: str, tag_config: Mapping[str, Any]) ->
     if "quick_gelu" in tag_config:
         return bool(tag_config["quick_gelu"])
     says_so = any("quick_gelu" in open_clip.get_pretrained_cfg(*each) for each in open_clip.list_pretrained())
-    return not says_so and bool(open_clip.get_pretrained_cfg(f"{name}-quickgelu", tag))
+    return not says_so and (tag == "openai" or bool(open_clip.get_pretrained_cfg(f"{name}-quickgelu", tag)))
 
 
 def _of_known_file(name: str, config: Mapping[str, Any], path: Path) -> tuple[Mapping[str, Any] | None, bool | None]:
@@ -127,13 +127,14 @@ def _of_known_file(name: str, config: Mapping[str, Any], path: Path) -> tuple[Ma
         own = content.get("model_cfg", {})
         own_tower, tower = own.get("vision_cfg", {}), config["vision_cfg"]
         if all(own_tower.get(key) == tower.get(key) for key in ("width", "layers", "patch_size")):
-            return content.get("preprocess_cfg", {}), bool(own.get("quick_gelu", False))
+            return content.get("preprocess_cfg", {}), _said(own)
     configs = {tag: open_clip.get_pretrained_cfg(name, tag) for tag in open_clip.list_pretrained_tags_by_model(name)}
     for tag, tag_config in configs.items():
         repository = tag_config.get("hf_hub", "").rpartition("/")[0]
         in_hub_cache = repository and "models--" + repository.replace("/", "--") in path.absolute().parts
-        from_url = "-" in path.stem and tag_config.get("url", "").rpartition("/")[2] == path.name
-        if in_hub_cache or (from_url and tag != "openai"):
+        # OpenAI's names are anyone's, and its own files are told by what they are
+        from_url = tag != "openai" and tag_config.get("url", "").rpartition("/")[2] == path.name
+        if in_hub_cache or from_url:
             return tag_config, _tag_wants_quick_gelu(name, tag, tag_config)
     pixels = {tuple(tuple(each.get(key, ())) for key in ("mean", "std")): each for each in configs.values()}
     if len(pixels) > 1:
@@ -207,9 +208,12 @@ def _nested(content: dict[str, Any], title: str) -> tuple[dict[str, Any], Mappin
     config = content.get("model_cfg", content)
     _check_config(config, title)
     pixels = content.get("preprocess_cfg")
-    on_hub = "model_cfg" in content
-    quick_gelu = bool(config.get("quick_gelu", False)) if on_hub or "quick_gelu" in config else None
-    return config, pixels if isinstance(pixels, dict) else {}, quick_gelu
+    return config, pixels if isinstance(pixels, dict) else {}, _said(config)
+
+
+def _said(config: Mapping[str, Any]) -> bool | None:
+    """What a configuration says of the activation."""
+    return bool(config["quick_gelu"]) if "quick_gelu" in config else None
 
 
 # --- configurations

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from cdam_fast.compat import OutOfMemoryError
 from cdam_fast.segmentation.archive import is_archive, read_archive
 
 _TAKES = "takes safetensors, or a checkpoint of plain tensors"
@@ -42,7 +43,7 @@ def read_weights(path: Path) -> Weights:
         state = _read(path)
     except pickle.UnpicklingError:
         raise ValueError(f"pretrained: {path} would run pickled code to load, and is refused; {_TAKES}") from None
-    except (MemoryError, torch.OutOfMemoryError):
+    except (MemoryError, OutOfMemoryError, ImportError):
         raise
     except Exception as error:  # whatever a damaged file makes a reader raise
         reason = str(error).strip().splitlines() or [type(error).__name__]
@@ -83,7 +84,7 @@ def fit_weights(model: Any, weights: Weights) -> None:
     load.__kwdefaults__ = own.__kwdefaults__
     try:
         load(model, "no file")
-    except (MemoryError, torch.OutOfMemoryError):
+    except (MemoryError, OutOfMemoryError):
         raise
     except Exception as error:  # other names and shapes fail in many places
         lines = [line.strip() for line in str(error).splitlines()]
@@ -97,7 +98,8 @@ def looks_like_openai(weights: Weights) -> bool:
     Their matrices are in half precision, exactly, also where they are stored in float32; and their logit scale is not,
     at the bound that they were trained with, ln 100.
     """
-    if "openai" in "/".join(weights.path.parts[-4:]).lower():
+    file, folders = weights.path.name, weights.path.parts[:-1]
+    if "openai" in file.lower() or any(folder.endswith(".openai") for folder in folders):  # as the hub's are called
         return True
     scale = weights.state.get("logit_scale")
     if scale is None or scale.numel() != 1 or scale.dtype != torch.float32:
