@@ -22,6 +22,7 @@ hypothesis.settings.load_profile("repeatable")
 def pytest_configure(config):
     config.addinivalue_line("markers", "gpu: needs a GPU")
     config.addinivalue_line("markers", "slow: takes long; the first to leave out")
+    config.addinivalue_line("markers", "xdist_group: pytest-xdist runs a group's tests in one worker")
     # warn_only warns of every operation without a deterministic version, which nothing here relies on
     config.addinivalue_line("filterwarnings", "ignore:.*deterministic:UserWarning")
 

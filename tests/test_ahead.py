@@ -2,19 +2,25 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 pytest.importorskip("triton", minversion="3.2")
 
+import cdam_fast
 from cdam_fast import cli
 from cdam_fast.evaluation.ahead import floors, gpus, report
 from cdam_fast.evaluation.ahead.compiler import TARGETS, Compiled
 from cdam_fast.evaluation.ahead.listing import Loop, find_loops, parse_gcn, parse_sass
 from cdam_fast.evaluation.ahead.opcodes import access_bytes, classify, operations, tensor_flop
 
+pytestmark = pytest.mark.xdist_group("ahead")  # one worker compiles for all of them
+
+PACKAGE = Path(cdam_fast.__file__).parent
 NVIDIA = [target for target in TARGETS if target.startswith("sm_")]
 INSTRUCTIONS_PER_PAIR_CLASS = 6
 SHARED_BYTES = dict.fromkeys(NVIDIA, 99 * 1024) | {"gfx942": 64 * 1024}
@@ -56,14 +62,12 @@ def loop_of(kernel, function, loop_range):
 
 
 @pytest.mark.parametrize("target", TARGETS)
-def test_everything_compiles_without_a_spill(kernels, target):
+def test_everything_compiles_without_a_spill_that_costs(kernels, target):
     found = kernels(target)
     assert {"distributions js", "divergence js", "divergence kl", "divergence wasserstein"} <= set(found)
     for name, kernel in found.items():
         assert kernel["status"] == "compiled", (name, kernel["message"])
-        spilled = kernel["stack_bytes"], kernel["spill_store_bytes"], kernel["spill_load_bytes"]
-        assert spilled == (0, 0, 0), name
-        assert kernel["spills"] is False
+        assert max(kernel["stack_bytes"], kernel["spill_store_bytes"], kernel["spill_load_bytes"]) <= 64, name
 
 
 @pytest.mark.parametrize("target", TARGETS)
@@ -159,21 +163,54 @@ def test_an_interpreting_process_is_refused():
     assert "Traceback" not in done.stderr
 
 
+COMPILE_ONE = """
+from cdam_fast.evaluation.ahead import compiler
+from cdam_fast.kernels.configurations import shipped
+launch = next(launch for launch in shipped("sm_90") if launch.name == "distributions js")
+compiler._compile(launch, "sm_90")
+"""
+
+
+def test_what_the_cache_holds_does_not_matter(tmp_path):
+    """A kernel that was compiled from a folder that is gone, and one without line information."""
+    elsewhere, cache = tmp_path / "elsewhere", tmp_path / "cache"
+    shutil.copytree(PACKAGE, elsewhere / "cdam_fast", ignore=shutil.ignore_patterns("__pycache__", "kernels.pyi"))
+    shutil.copytree(PACKAGE.parent / "kernels", elsewhere / "cdam_fast" / "kernels", dirs_exist_ok=True)
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    environment |= {"PYTHONPATH": str(elsewhere), "TRITON_CACHE_DIR": str(cache)}
+    subprocess.run([sys.executable, "-c", COMPILE_ONE], env=environment, cwd=elsewhere, check=True)
+    assert str(elsewhere).encode() in b"".join(path.read_bytes() for path in cache.rglob("*.ttir"))
+    shutil.rmtree(elsewhere)
+    done = run_kernels(["--target", "sm_90"], TRITON_CACHE_DIR=str(cache), TRITON_DISABLE_LINE_INFO="1")
+    assert done.returncode == 0, done.stderr
+    assert "distributions_kernel:" in done.stdout
+    assert "H200" in done.stdout
+
+
 def test_what_is_not_fit_to_ship():
     fine = Compiled("kernel", "sm_86", "compiled", registers=80, shared_bytes=1024)
-    spilled = Compiled("kernel", "sm_86", "compiled", registers=255, stack_bytes=8)
+    harmless = Compiled("kernel", "sm_86", "compiled", registers=255, stack_bytes=64, spill_store_bytes=64)
+    spilled = Compiled("kernel", "sm_86", "compiled", registers=255, stack_bytes=72)
+    stored = Compiled("kernel", "sm_86", "compiled", registers=255, stack_bytes=16, spill_store_bytes=400)
+    loaded = Compiled("kernel", "sm_86", "compiled", registers=255, stack_bytes=16, spill_load_bytes=400)
     large = Compiled("kernel", "sm_86", "compiled", shared_bytes=100 * 1024)
     broken = Compiled("kernel", "sm_86", "failed", "no such operator")
     unknown = Compiled("kernel", "sm_120", "not supported by this Triton", "ptxas")
-    assert [report.failed(result) for result in (fine, spilled, large, broken, unknown)] == [
+    assert [report.failed(result) for result in (fine, harmless, spilled, stored, loaded, large, broken, unknown)] == [
         False,
+        False,
+        True,
+        True,
         True,
         True,
         True,
         False,
     ]
-    assert not report.notes([fine])
-    assert "SPILLS 8 B" in report.notes([spilled])[0]
+    assert not report.notes([fine, harmless])
+    assert [note.partition(";")[0] for note in report.notes([spilled, stored, loaded])] == [
+        f"kernel, sm_86: SPILLS {bytes_} B" for bytes_ in (72, 400, 400)
+    ]
+    assert report._stack(harmless) == "64 B"
     assert "the limit is 101376" in report.notes([large])[0]
     assert floors.all_floors([unknown]) == []
 

@@ -17,7 +17,7 @@ import os
 import re
 import subprocess
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from multiprocessing.connection import Connection
@@ -33,6 +33,10 @@ if TYPE_CHECKING:
 
 TARGETS = ("sm_80", "sm_86", "sm_90", "sm_100", "sm_120", "gfx942")
 COMPILE_SECONDS = 600
+
+HARMLESS_SPILL = 64
+"""Bytes of a thread that may go to memory: sixteen registers, which some Tritons put aside outside the loops where
+others keep them; they stay in the first-level cache. A kernel that does not fit its registers spills hundreds."""
 
 Status = Literal["compiled", "not supported by this Triton", "failed"]
 
@@ -69,7 +73,12 @@ class Compiled:
     @property
     def spills(self) -> bool:
         """Whether registers go to memory."""
-        return bool(self.stack_bytes or self.spill_store_bytes or self.spill_load_bytes)
+        return self.spilled_bytes > 0
+
+    @property
+    def spilled_bytes(self) -> int:
+        """Bytes of a thread that go to memory: what it reserves, or all that it stores or loads there, if more."""
+        return max(self.stack_bytes, self.spill_store_bytes, self.spill_load_bytes)
 
 
 def parse_targets(text: str) -> tuple[str, ...]:
@@ -87,11 +96,32 @@ def compile_shipped(targets: Sequence[str], tell: Callable[[str], None]) -> list
     from cdam_fast.kernels.configurations import shipped
 
     results = []
-    for target in targets:
-        launches = shipped(target)
-        tell(f"{target}: {len(launches)} configurations")
-        results += [compile_launch(launch, target) for launch in launches]
+    with _own_cache():
+        for target in targets:
+            launches = shipped(target)
+            tell(f"{target}: {len(launches)} configurations")
+            results += [compile_launch(launch, target) for launch in launches]
     return results
+
+
+@contextlib.contextmanager
+def _own_cache() -> Iterator[None]:
+    """Triton's cache in a new folder, with line information.
+
+    A kernel that was compiled from elsewhere (another checkout, a removed environment) would be taken from the user's
+    cache with the names of files that are not these, and its loops could not be told apart.
+    """
+    with tempfile.TemporaryDirectory(prefix="cdam_fast_triton_") as folder:
+        variables = {"TRITON_CACHE_DIR": folder, "TRITON_DISABLE_LINE_INFO": "0"}
+        shared = ("TRITON_CACHE_MANAGER", "TRITON_REMOTE_CACHE_BACKEND")
+        before = {name: os.environ.pop(name, None) for name in (*variables, *shared)}
+        os.environ.update(variables)
+        try:
+            yield
+        finally:
+            for name in variables:
+                del os.environ[name]
+            os.environ.update({name: value for name, value in before.items() if value is not None})
 
 
 def _check_process() -> None:

@@ -9,7 +9,7 @@ from typing import Any
 from rich import box
 from rich.table import Table
 
-from cdam_fast.evaluation.ahead.compiler import Compiled
+from cdam_fast.evaluation.ahead.compiler import HARMLESS_SPILL, Compiled
 from cdam_fast.evaluation.ahead.floors import RANK, StageFloors, pair_classes
 from cdam_fast.evaluation.ahead.gpus import Floor, gpus_of
 from cdam_fast.evaluation.ahead.listing import Loop
@@ -18,8 +18,11 @@ _CLASSES = ("special", "fp32", "alu", "tensor")  # with a column of their own
 
 
 def failed(result: Compiled) -> bool:
-    """Whether a launch is not fit to be shipped: it does not compile, spills, or asks for too much shared memory."""
-    return result.status == "failed" or result.spills or result.shared_bytes > _shared_limit(result.target)
+    """Whether a launch is not fit to be shipped: it does not compile, spills more than is harmless, or asks for too
+    much shared memory.
+    """
+    too_large = result.shared_bytes > _shared_limit(result.target)
+    return result.status == "failed" or result.spilled_bytes > HARMLESS_SPILL or too_large
 
 
 def kernel_table(results: Iterable[Compiled]) -> Table:
@@ -87,7 +90,7 @@ def notes(results: Iterable[Compiled]) -> list[str]:
     for result in results:
         if result.status != "compiled":
             lines.append(f"{result.name}, {result.target}: {result.status}; {result.message}")
-        elif result.spills:
+        elif result.spilled_bytes > HARMLESS_SPILL:
             lines.append(f"{result.name}, {result.target}: SPILLS {_stack(result)}; {result.registers} registers")
         elif failed(result):
             limit = _shared_limit(result.target)
@@ -144,7 +147,7 @@ def _shared_limit(target: str) -> int:
 
 
 def _stack(result: Compiled) -> str:
-    return f"{max(result.stack_bytes, result.spill_store_bytes)} B" if result.spills else "0"
+    return f"{result.spilled_bytes} B" if result.spills else "0"
 
 
 def _floor(floor: Floor) -> str:
