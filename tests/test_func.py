@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from cases import clip_rows
+from cases import clip_rows, needs_operators
 
 import cdam_fast
 from cdam_fast import reference
@@ -54,7 +54,7 @@ def test_the_reference_goes_through():
     torch.testing.assert_close(tangent, (ahead - behind) / 2e-7, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.skipif(not hasattr(torch.library, "custom_op"), reason="operators: torch 2.4")
+@needs_operators
 @pytest.mark.filterwarnings("ignore:There is a performance drop")
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_maps_are_those_of_a_loop(name):
