@@ -103,9 +103,9 @@ def test_a_file_without_permission_is_said_before_the_work(monkeypatch, photogra
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
-        (["--image", "missing.jpg"], "--image: cannot read missing.jpg"),
-        (["--image", __file__], "is not an image"),
-        (["--image", str(Path(__file__).parent)], "--image: cannot read"),
+        (["--image", "missing.jpg"], "--image: missing.jpg: cannot be read: No such file"),
+        (["--image", __file__], "not an image that Pillow can read"),
+        (["--image", str(Path(__file__).parent)], "cannot be read: it is a folder"),
         (["--pretrained", "nothing_like_it"], "laion2b_s34b_b88k"),
         (["--pretrained", __file__], "--pretrained: cannot load"),
         (["--json", "missing_folder/out.json"], "--json: cannot write missing_folder"),
