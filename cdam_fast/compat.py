@@ -19,11 +19,12 @@ from torch.nn import functional
 TORCH = tuple(int(number) for number in re.findall(r"\d+", str(torch.__version__))[:2])
 """Major and minor number of the installed torch."""
 
-HAS_OPERATORS = TORCH >= (2, 4)
-"""Custom operators, through which torch.compile and torch.export see each divergence as one step."""
-
 OLDEST_OF_KERNELS = (2, 6)
 """The torch that carries Triton 3.2, the oldest that compiles the kernels."""
+
+HAS_OPERATORS = TORCH >= OLDEST_OF_KERNELS
+"""Custom operators, through which torch.compile and torch.export see each divergence as one step. The first torch with
+them, 2.4, has a compiler that fails at the map."""
 
 OutOfMemoryError: type[RuntimeError] = getattr(torch, "OutOfMemoryError", torch.cuda.OutOfMemoryError)
 """torch.OutOfMemoryError (2.5), of any device; before, CUDA's alone."""
@@ -60,7 +61,7 @@ def is_compiling() -> bool:
 def require_operators(tracer: str) -> None:
     """Raise RuntimeError where torch has none of the operators that a tracer or a transform must see."""
     if not HAS_OPERATORS:
-        raise RuntimeError(f"{tracer} of cdam_fast: got torch {version()}, takes 2.4 or newer")
+        raise RuntimeError(f"{tracer} of cdam_fast: got torch {version()}, takes 2.6 or newer")
 
 
 def compiled(function: Callable[..., Any], **options: Any) -> Callable[..., Any]:
@@ -92,7 +93,7 @@ def operator(
 ) -> Callable[..., Any]:
     """The function as one opaque step for autograd, torch.compile and torch.export.
 
-    A `torch.library` operator ``cdam_fast::name`` where torch has them (2.4), else the function with the same gradient
+    A `torch.library` operator ``cdam_fast::name`` where torch has them, else the function with the same gradient
     as a `torch.autograd.Function`. Differentiable once, with ``setup_context(ctx, inputs, output)`` and
     ``backward(ctx, *gradients)``; ``fake`` makes empty outputs of the right shapes.
     """

@@ -11,7 +11,7 @@ from cdam_fast.constants import METRICS, ORDERS
 from cdam_fast.testing import clip_like
 
 # what torch is too old for, by name
-needs_operators = pytest.mark.skipif(not compat.HAS_OPERATORS, reason="custom operators: torch 2.4")
+needs_operators = pytest.mark.skipif(not compat.HAS_OPERATORS, reason="custom operators: torch 2.6")
 needs_kernels = pytest.mark.skipif(compat.TORCH < compat.OLDEST_OF_KERNELS, reason="Triton 3.2: torch 2.6")
 needs_meta = pytest.mark.skipif(compat.TORCH < (2, 0), reason="a device for everything: torch 2.0")
 needs_poison = pytest.mark.skipif(compat.TORCH < (2, 2), reason="filling of uninitialised memory: torch 2.2")

@@ -102,19 +102,19 @@ def test_kernels_name_the_triton_that_they_take(monkeypatch):
 def test_tracing_names_the_torch_that_it_takes(oldest, monkeypatch):
     assert compat.is_compiling() is False
     monkeypatch.setattr(compat, "_is_tracing", lambda: True)
-    with pytest.raises(RuntimeError, match=r"^torch\.compile and torch\.export of cdam_fast: got torch .*, takes 2\.4"):
+    with pytest.raises(RuntimeError, match=r"^torch\.compile and torch\.export of cdam_fast: got torch .*, takes 2\.6"):
         cdam_fast.cdam_attention(clip_like(3, 4, 4))
 
 
 def test_jit_names_the_torch_that_it_takes(oldest):
-    with pytest.raises(RuntimeError, match=r"^torch\.jit\.trace of cdam_fast: got torch .*, takes 2\.4 or newer$"):
+    with pytest.raises(RuntimeError, match=r"^torch\.jit\.trace of cdam_fast: got torch .*, takes 2\.6 or newer$"):
         torch.jit.trace(cdam_fast.cdam_attention, clip_like(3, 4, 4))
 
 
 def test_transforms_name_the_torch_that_they_take(oldest):
     if not hasattr(torch, "func"):
         pytest.skip("torch.func: torch 2.0")
-    with pytest.raises(RuntimeError, match=r"^torch\.func of cdam_fast: got torch .*, takes 2\.4 or newer$"):
+    with pytest.raises(RuntimeError, match=r"^torch\.func of cdam_fast: got torch .*, takes 2\.6 or newer$"):
         torch.func.vmap(cdam_fast.cdam_attention)(clip_like(3, 4, 4, batch=(2,)))
 
 

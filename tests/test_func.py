@@ -5,7 +5,7 @@ import torch
 from cases import clip_rows
 
 import cdam_fast
-from cdam_fast import reference
+from cdam_fast import compat, reference
 from cdam_fast.testing import MAP_BUDGET, clip_like, largest_error
 
 if not hasattr(torch, "func"):
@@ -54,7 +54,7 @@ def test_the_reference_goes_through():
     torch.testing.assert_close(tangent, (ahead - behind) / 2e-7, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.skipif(not hasattr(torch.library, "custom_op"), reason="operators: torch 2.4")
+@pytest.mark.skipif(not compat.HAS_OPERATORS, reason="operators: an older torch")
 @pytest.mark.filterwarnings("ignore:There is a performance drop")
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_maps_are_those_of_a_loop(name):

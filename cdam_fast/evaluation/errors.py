@@ -6,7 +6,6 @@ _INSTALL = {
     "matplotlib": 'pip install "cdam_fast[plot]"',
     "open_clip": "pip install open_clip_torch",
     "PIL": "pip install pillow",
-    "skimage": "pip install scikit-image",
 }
 """How to get a package, where it is not by its own name."""
 

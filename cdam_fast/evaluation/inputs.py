@@ -24,6 +24,9 @@ PATCH = 16
 TEMPLATE = "a photo of a {}."
 SEED = 0
 
+PHOTOGRAPH = Path(__file__).parents[1] / "data" / "photograph.jpg"
+PHOTOGRAPH_NAME = "the astronaut Eileen Collins (NASA, public domain)"
+
 
 @dataclass(frozen=True)
 class ClassList:
@@ -83,18 +86,14 @@ def load_photograph(path: str | None, height: int, width: int) -> tuple[Tensor, 
     """``[3, height, width]`` in [0, 1], and a word on where it is from."""
     from PIL import Image, UnidentifiedImageError
 
-    if path is None:
-        from skimage import data
-
-        image, name = Image.fromarray(data.astronaut()), "astronaut (NASA, public domain; scikit-image)"
-    else:
-        try:
-            with Image.open(path) as opened:
-                image, name = opened.convert("RGB"), Path(path).name
-        except UnidentifiedImageError:
-            raise UsageError(f"--image: {path} is not an image that Pillow can read") from None
-        except (OSError, ValueError, Image.DecompressionBombError) as error:
-            raise UsageError(f"--image: cannot read {path}: {getattr(error, 'strerror', None) or error}") from None
+    name = PHOTOGRAPH_NAME if path is None else Path(path).name
+    try:
+        with Image.open(PHOTOGRAPH if path is None else path) as opened:
+            image = opened.convert("RGB")
+    except UnidentifiedImageError:
+        raise UsageError(f"--image: {path} is not an image that Pillow can read") from None
+    except (OSError, ValueError, Image.DecompressionBombError) as error:
+        raise UsageError(f"--image: cannot read {path}: {getattr(error, 'strerror', None) or error}") from None
     resized = image.resize((width, height), Image.Resampling.BICUBIC)
     return torch.from_numpy(np.array(resized)).permute(2, 0, 1) / 255, name
 

@@ -22,7 +22,7 @@ def add_commands(commands: Any) -> None:
         description="Compute the attention map of a photograph with every backend that runs here, check each "
         "against float64, and print milliseconds per image, ratios, memory and error.",
     )
-    bench.add_argument("--image", metavar="PATH", help="photograph (default: scikit-image's astronaut)")
+    bench.add_argument("--image", metavar="PATH", help="photograph (default: an astronaut, from the package)")
     bench.add_argument(
         "--pretrained", metavar="NAME|PATH", help="weights of ViT-B-16 (default: random ones of a fixed seed)"
     )
