@@ -66,6 +66,6 @@ def refuse_jit(what: str) -> None:
     """Raise RuntimeError under torch.jit.trace, which would keep the sizes of its example for other inputs."""
     if torch._C._get_tracing_state() is not None:
         raise RuntimeError(
-            f"torch.jit.trace of cdam_fast: got {what}, of which it would keep the example's patch grid; takes the other "
-            "backends without gradients (torch.compile and torch.export take all)"
+            f"torch.jit.trace of cdam_fast: got {what}, of which it would keep the example's patch grid; takes the "
+            "other backends without gradients (torch.compile and torch.export take all)"
         )
