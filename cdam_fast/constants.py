@@ -1,6 +1,10 @@
 """Defaults of the paper and of the authors' code, and the patch grid of a scale."""
 
 import math
+from typing import Any
+
+import torch
+from torch import Tensor
 
 SCALES: tuple[float, ...] = (0.25, 0.37, 0.5, 0.63, 0.75, 0.87, 1.0)
 """The set M of scales (Eq. 3)."""
@@ -26,9 +30,17 @@ BACKENDS = ("auto", "reference", "portable", "triton")
 
 def metric_terms(metric: str, classes: int) -> float:
     """Rounding of a divergence of equal distributions, in units of eps: Wasserstein's sums up that of C logits."""
-    return {"js": 1.0, "kl": 1 + math.log(classes), "wasserstein": 8.0 * classes}[metric]
+    if metric == "js":
+        return 1.0
+    return 1 + math.log(classes) if metric == "kl" else 8.0 * classes
 
 
 def scaled_grid(height: int, width: int, scale: float) -> tuple[int, int]:
-    """Patch grid at a scale: each side times the scale, truncated (28 at 0.37 is 10)."""
-    return int(height * scale), int(width * scale)
+    """Patch grid at a scale: each side times the scale, truncated (28 at 0.37 is 10); sides may be symbols."""
+    return _truncated(height * scale), _truncated(width * scale)
+
+
+def _truncated(side: Any) -> int:
+    # int() would make a symbol the number of its example
+    whole: int = int(side) if isinstance(side, (float, Tensor)) else torch.sym_int(side)
+    return whole

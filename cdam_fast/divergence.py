@@ -37,7 +37,7 @@ def pairwise_divergence(p: Tensor, q: Tensor | None = None, *, metric: str = "js
     flat_p, flat_q = as_batch(p, 2), None if q is None else as_batch(q, 2)
     differentiated = torch.is_grad_enabled() and (p.requires_grad or (q is not None and q.requires_grad))
     if differentiated or is_traced(p, q):
-        result: Tensor = _divergence(flat_p, flat_q, metric)
+        result: Tensor = _divergence(flat_p, flat_q, metric, fine)
     else:  # without the operator's 0.1 ms
         result = _compute(flat_p, flat_q, metric, fine)
     return result.reshape(*p.shape[:-2], *result.shape[1:])
@@ -57,7 +57,7 @@ def _compute(p: Tensor, q: Tensor | None, metric: str, fine: bool = False) -> Te
     return result
 
 
-def _fake(p: Tensor, q: Tensor | None, metric: str) -> Tensor:
+def _fake(p: Tensor, q: Tensor | None, metric: str, fine: bool = False) -> Tensor:
     return p.new_empty(p.shape[0], p.shape[1], p.shape[1] if q is None else q.shape[1])
 
 
@@ -86,19 +86,24 @@ divergence_backward = compat.operator(
 )
 
 
-def _setup_context(ctx: Any, inputs: tuple[Tensor, Tensor | None, str], output: Tensor) -> None:
-    p, q, ctx.metric = inputs
+def _setup_context(ctx: Any, inputs: tuple[Tensor, Tensor | None, str, bool], output: Tensor) -> None:
+    p, q, ctx.metric, _ = inputs
     ctx.save_for_backward(p, q)
 
 
-def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor | None, None]:
+def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor | None, None, None]:
     p, q = ctx.saved_tensors
     grad_p, grad_q = divergence_backward(grad, p, q, ctx.metric)
-    return grad_p, None if q is None else grad_q, None
+    return grad_p, None if q is None else grad_q, None, None
 
 
 _divergence = compat.operator(
-    "divergence", "(Tensor p, Tensor? q, str metric) -> Tensor", _compute, _fake, _setup_context, _backward
+    "divergence",
+    "(Tensor p, Tensor? q, str metric, bool fine=False) -> Tensor",
+    _compute,
+    _fake,
+    _setup_context,
+    _backward,
 )
 
 

@@ -6,18 +6,19 @@ The stages carry the names of `cdam_fast.reference`; the work behind `pairwise_d
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from cdam_fast.arguments import MapOptions
+from cdam_fast.compat import operator
 from cdam_fast.constants import EPSILON, FLATNESS, metric_terms, scaled_grid
 from cdam_fast.divergence import FINE_TRUNCATION, NEGLIGIBLE_RANGE, pairwise_divergence
-from cdam_fast.tracing import as_batch, is_compiling, is_traced
+from cdam_fast.tracing import as_batch, is_compiling, is_traced, refuse_jit
 
 __all__ = ["cdam_attention", "distributions", "normalise", "pairwise_divergence", "resize"]
 
@@ -186,16 +187,16 @@ def _add_resized(total: Tensor, rows: _Rows, scale: float, size: tuple[int, int]
     total.add_(resized.to(total.dtype), alpha=1 / len(options.scales))
 
 
-def _attention_of_images(similarity: Tensor, options: MapOptions, divergence: Callable[..., Tensor]) -> Tensor:
-    """``[B, C, h, w] -> [B, N, N]``: the mean over scales."""
+def _attention_of_images(
+    similarity: Tensor, options: MapOptions, divergence: Callable[..., Tensor], *, traced: bool
+) -> Tensor:
+    """``[B, C, h, w] -> [B, N, N]``: the mean over scales; where traced, no value chooses what is computed."""
     height, width = similarity.shape[-2:]
-    traced = is_traced(similarity)
     logits = _logits(similarity, options)
     if _needs_float64(logits, options.metric, traced=traced):
         logits = _logits(similarity.double(), options)
     total = similarity.new_zeros(similarity.shape[0], height * width, height * width)
-    judged = total.dtype == torch.float32 and divergence is pairwise_divergence and not traced
-    judged = judged and len(total) > 0
+    judged = total.dtype == torch.float32 and divergence is pairwise_divergence and not traced and len(total) > 0
     terms = metric_terms(options.metric, similarity.shape[-3])
     exact = None
     for scale in options.scales:
@@ -212,16 +213,63 @@ def _attention_of_images(similarity: Tensor, options: MapOptions, divergence: Ca
     return total
 
 
+def _compute_map(
+    images: Tensor,
+    scales: Sequence[float],
+    temperature: float,
+    attention_temperature: float,
+    metric: str,
+    order: str,
+    minmax_before: bool,
+    minmax_after: bool,
+    divergence: Callable[..., Tensor] = pairwise_divergence,
+) -> Tensor:
+    """``[B, C, h, w] -> [B, N, N]``."""
+    minmax = (minmax_before, minmax_after)
+    options = MapOptions(tuple(scales), temperature, attention_temperature, metric, order, minmax)
+    if images.device.type != "cpu" or images.shape[0] < 2:
+        return _attention_of_images(images, options, divergence, traced=False)
+    # one image's maps fit a CPU's cache, a batch's do not
+    each = [_attention_of_images(image, options, divergence, traced=False) for image in torch.split(images, 1)]
+    return torch.cat(each)
+
+
+def _fake_map(images: Tensor, *options: Any) -> Tensor:
+    batch, _, height, width = images.shape
+    return images.new_empty(batch, height * width, height * width)
+
+
+_map = operator(
+    "portable_map",
+    "(Tensor images, float[] scales, float temperature, float attention_temperature, str metric, str order, "
+    "bool minmax_before, bool minmax_after) -> Tensor",
+    _compute_map,
+    _fake_map,
+)
+
+
 def cdam_attention(
     similarity: Tensor, options: MapOptions, divergence: Callable[..., Tensor] = pairwise_divergence
 ) -> Tensor:
     """``[..., C, h, w]`` in the working dtype -> ``[..., N, N]`` (Eq. 3).
 
-    ``divergence`` is `pairwise_divergence` or the same from elsewhere.
+    ``divergence`` is `pairwise_divergence` or the same from elsewhere. A tracer sees one operator, so that values still
+    choose what is computed; with gradients it sees every stage, in float64, where they need not.
+
+    Raises:
+        RuntimeError: torch.jit.trace with gradients, which would keep the patch grid of its example.
     """
     images = as_batch(similarity, 3)
-    if similarity.device.type != "cpu" or is_traced(similarity) or images.shape[0] < 2:
-        maps = _attention_of_images(images, options, divergence)
-    else:  # one image's maps fit a CPU's cache, a batch's do not
-        maps = torch.cat([_attention_of_images(image, options, divergence) for image in torch.split(images, 1)])
+    differentiated = torch.is_grad_enabled() and similarity.requires_grad
+    if not is_traced(similarity):
+        maps = _compute_map(images, *options[:-1], *options.minmax, divergence)
+    elif not differentiated:
+        maps = _map(images, *options[:-1], *options.minmax)
+    else:
+        refuse_jit("gradients")
+        if divergence is pairwise_divergence:
+            exact = partial(pairwise_divergence, fine=images.dtype != torch.float64)
+            maps = _attention_of_images(images.double(), options, exact, traced=True).to(images.dtype)
+        else:
+            maps = _attention_of_images(images, options, divergence, traced=True)
     return maps.reshape(*similarity.shape[:-3], *maps.shape[1:])

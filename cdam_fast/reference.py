@@ -25,6 +25,7 @@ from cdam_fast.arguments import (
     working_similarity,
 )
 from cdam_fast.constants import ATTENTION_TEMPERATURE, EPSILON, FLATNESS, SCALES, TEMPERATURE, metric_terms, scaled_grid
+from cdam_fast.tracing import refuse_jit
 
 
 def _resize_grid(grid: Tensor, height: int, width: int) -> Tensor:
@@ -155,6 +156,7 @@ def cdam_attention(
     out_dtype: torch.dtype | None = None,
 ) -> Tensor:
     """The multi-scale attention map (Eq. 2 and 3), as `cdam_fast.cdam_attention` without its backends."""
+    refuse_jit("the reference")
     similarity = check_similarity(similarity)
     options = check_options(similarity, scales, temperature, attention_temperature, metric, order, minmax)
     result_dtype = check_out_dtype(out_dtype, similarity.dtype)

@@ -60,3 +60,12 @@ def refuse_func_gradients(*tensors: Tensor | None) -> None:
 def as_batch(tensor: Tensor, dims: int) -> Tensor:
     """Leading dims flattened to one, in front of so many others; sizes may be symbols."""
     return tensor.unsqueeze(0) if tensor.dim() == dims else tensor.flatten(0, -dims - 1)
+
+
+def refuse_jit(what: str) -> None:
+    """Raise RuntimeError under torch.jit.trace, which would keep the sizes of its example for other inputs."""
+    if torch._C._get_tracing_state() is not None:
+        raise RuntimeError(
+            f"torch.jit.trace of cdam_fast: got {what}, of which it would keep the example's patch grid; takes the "
+            "other backends without gradients (torch.compile and torch.export take all)"
+        )

@@ -47,6 +47,19 @@ def test_bench_prints_the_table_and_writes_json_and_plot(tmp_path, photograph, c
         assert plot.format == "PNG"
 
 
+class Evil:
+    def __reduce__(self):
+        return (print, ("pickled code ran",))
+
+
+def test_weights_of_the_bench_run_no_pickled_code(tmp_path, photograph, capsys):
+    torch.save({"weights": Evil()}, tmp_path / "a.pt")
+    assert cli.main([*QUICK, "--image", photograph, "--pretrained", str(tmp_path / "a.pt")]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert "would run pickled code to load, and is refused" in captured.err
+
+
 def test_a_wrong_backend_is_shown_and_not_timed(monkeypatch, photograph, capsys):
     monkeypatch.setattr(bench, "cdam_attention", lambda similarity, backend: torch.zeros(1, 36, 36))
     assert cli.main([*QUICK, "--image", photograph]) == 1
@@ -103,11 +116,11 @@ def test_a_file_without_permission_is_said_before_the_work(monkeypatch, photogra
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
-        (["--image", "missing.jpg"], "--image: cannot read missing.jpg"),
-        (["--image", __file__], "is not an image"),
-        (["--image", str(Path(__file__).parent)], "--image: cannot read"),
+        (["--image", "missing.jpg"], "--image: missing.jpg: cannot be read: No such file"),
+        (["--image", __file__], "not an image that Pillow can read"),
+        (["--image", str(Path(__file__).parent)], "cannot be read: it is a folder"),
         (["--pretrained", "nothing_like_it"], "laion2b_s34b_b88k"),
-        (["--pretrained", __file__], "--pretrained: cannot load"),
+        (["--pretrained", __file__], "--pretrained: "),
         (["--json", "missing_folder/out.json"], "--json: cannot write missing_folder"),
         (["--json", str(Path(__file__).parent)], "--json: cannot write"),
         (["--plot", "missing_folder/out.png"], "--plot: cannot write"),

@@ -7,6 +7,7 @@ import unicodedata
 from pathlib import Path
 
 import pytest
+from damaged import negative_resolution
 from PIL import Image, PngImagePlugin
 
 from cdam_fast import cli
@@ -238,6 +239,24 @@ def test_what_is_no_file_is_never_waited_for(segment, tmp_path):
     assert "pipe.png: cannot be read: it is a pipe, takes a file" in errors
     assert "/dev/zero: cannot be read: it is a device" in errors
     assert "File name too long" in errors
+
+
+@pytest.mark.parametrize("command", [["bench", "--grid", "4", "--image"], ["map", "--model", "tiny", "--point=1,1"]])
+@pytest.mark.parametrize("kind", ["pipe", "damaged", "missing", "raw.nef"])
+def test_one_photograph_that_is_none_is_said_before_any_work(command, kind, tmp_path, capsys):
+    path = tmp_path / kind
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind != "missing":
+        path.write_bytes(negative_resolution()[:500])
+    assert cli.main([*command, str(path)]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"{kind}: " in line
+
+
+def test_a_folder_without_a_name(tmp_path):
+    save_photo(tmp_path / "p.png")
+    assert cli.main(["segment", str(tmp_path / "p.png"), "--classes", "a", "--model", "tiny", "--out", ""]) == 2
 
 
 # --- lists of classes

@@ -1,6 +1,7 @@
 """Rows that are constant, or nearly: flat images, two regions, patterns, grids that scale to a line, few classes."""
 
 import pytest
+import random_calls
 import torch
 from cases import every_metric, every_minmax, every_order
 from hypothesis import given
@@ -99,3 +100,8 @@ def test_a_gradient_passes_flat_rows_by():
     flat = degenerate("flat", 5, 6, 6).requires_grad_()
     (gradient,) = torch.autograd.grad(cdam_fast.cdam_attention(flat).square().sum(), flat)
     assert not gradient.any()
+
+
+def test_random_calls(capsys):
+    assert random_calls.main(["--calls", "200", "--seed", "7"]) == 0
+    assert capsys.readouterr().out.endswith("200 calls of portable, seed 7: 0 out of budget\n")

@@ -171,17 +171,14 @@ def _segment(parsed: argparse.Namespace) -> int:
 def _map(parsed: argparse.Namespace) -> int:
     from cdam_fast.evaluation.classes import parse_classes
     from cdam_fast.evaluation.mapping import check_points, map_figure, map_name, parse_point
-    from cdam_fast.evaluation.photos import read_photo
+    from cdam_fast.evaluation.photos import check_photo
     from cdam_fast.evaluation.results import IDENTITY, check_own, identity, make_folder, write_whole
 
     require_matplotlib("map")
     points = [parse_point(text) for text in parsed.point]
     classes = parse_classes(parsed.classes)
     photo = Path(parsed.photo)
-    try:
-        pixels = read_photo(photo)
-    except ValueError as error:
-        raise UsageError(f"PHOTO: {photo}: {error}") from None
+    pixels = check_photo("PHOTO", parsed.photo)
     check_points(points, pixels)
     path = make_folder(parsed.out) / map_name(photo, points)
     check_own(path, photo)

@@ -12,8 +12,8 @@ _CLASSES, _SIDE = 64, 12  # of the short measurement
 _ORACLE = 3.0
 """Times of the eager code's that the float64 oracle takes."""
 
-_COMPILING, _LOADING, _PER_WORD = 60.0, 10.0, 0.06
-"""Seconds: of torch.compile, of the model, of one prompt."""
+_COMPILING, _LOADING, _PER_WORD, _TOWER = 60.0, 10.0, 0.06, 0.3
+"""Seconds: of torch.compile, of the model, of one prompt, of an image through the tower."""
 
 
 def of_bench(options: BenchOptions, *, end_to_end: bool) -> float:
@@ -24,11 +24,13 @@ def of_bench(options: BenchOptions, *, end_to_end: bool) -> float:
     for entry in options.class_lists:
         compiled = options.compile == "all" or (options.compile == "largest" and entry is options.class_lists[-1])
         eager = unit * options.batch * patches**2 * len(entry.words)
+        tower = _TOWER * options.batch * patches / 784 if end_to_end else 0.0
         if options.device.type != "cpu":
-            eager /= 50
+            eager, tower = eager / 50, tower / 50
         rows = (4 if end_to_end else 1) * [eager] + (11 if end_to_end else 1) * [eager / 50]
         rows += [eager / 4] if compiled else []
         checks = _ORACLE * unit * options.batch * patches**2 * len(entry.words) * (len(rows) if end_to_end else 1)
+        rows = [row + tower for row in rows]
         timed = [row + min(options.runs * row, max(SECONDS_PER_BACKEND, LEAST_RUNS * row)) for row in rows]
         total += checks + sum(timed) + (_COMPILING if compiled else 0)
     return total

@@ -18,6 +18,7 @@ from torch import Tensor
 from cdam_fast.evaluation.errors import UsageError
 from cdam_fast.models import dense_features, text_features
 from cdam_fast.prompts import AUGMENTED_TEXT_PROMPTS, CLASS_LISTS
+from cdam_fast.segmentation.load import load_clip
 
 MODEL = "ViT-B-16"
 PATCH = 16
@@ -99,29 +100,20 @@ def load_photograph(path: str | None, height: int, width: int) -> tuple[Tensor, 
 
 
 def load_model(pretrained: str | None, height: int, width: int, device: torch.device) -> tuple[Any, Any, str]:
-    """Model and tokenizer at this image size, and a word on the weights."""
+    """Model and tokenizer, and a word on the weights; random ones are made at this image size."""
     with _quiet():
         import open_clip
 
         if pretrained is None:
-            weights = f"random, seed {SEED}"
-        elif Path(pretrained).exists():
-            weights = Path(pretrained).name
-        elif pretrained in open_clip.list_pretrained_tags_by_model(MODEL):
-            weights = pretrained
-        else:
-            known = ", ".join(open_clip.list_pretrained_tags_by_model(MODEL))
-            raise UsageError(f"--pretrained: got {pretrained!r}, takes a file of weights or one of {known}")
-        try:
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(SEED)
-                model = open_clip.create_model(MODEL, pretrained=pretrained, force_image_size=(height, width))
-            return model.eval().to(device), open_clip.get_tokenizer(MODEL), weights
-        except Exception as error:  # a hub, a file format, a state dict: whatever it is, the weights are what to mend
-            reason = str(error).strip().splitlines()
-            raise UsageError(
-                f"--pretrained: cannot load {pretrained!r}: {reason[0] if reason else type(error).__name__}"
-            ) from None
+                model = open_clip.create_model(MODEL, force_image_size=(height, width))
+            return model.eval().to(device), open_clip.get_tokenizer(MODEL), f"random, seed {SEED}"
+        try:
+            model, tokenizer = load_clip(MODEL, pretrained, device)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise UsageError("--pretrained:" + str(error).removeprefix("pretrained:")) from None
+        return model, tokenizer, Path(pretrained).name if Path(pretrained).is_file() else pretrained
 
 
 def photograph_pixels(

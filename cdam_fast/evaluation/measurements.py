@@ -89,7 +89,7 @@ def add_commands(commands: Any) -> None:
 
 
 def _bench(parsed: argparse.Namespace) -> int:
-    from cdam_fast.evaluation import bench, devices, durations, end_to_end, inputs, report
+    from cdam_fast.evaluation import bench, devices, durations, end_to_end, inputs, photos, report
     from cdam_fast.evaluation.progress import estimated
 
     for option in ("batch", "runs"):
@@ -99,6 +99,8 @@ def _bench(parsed: argparse.Namespace) -> int:
         raise UsageError("--plot: draws no --end-to-end; takes the bench of the map alone")
     if parsed.plot is not None:
         require_matplotlib("--plot")
+    if parsed.image is not None:
+        photos.check_photo("--image", parsed.image)
     for option in ("json", "plot"):
         if getattr(parsed, option) is not None:
             report.check_writable(f"--{option}", getattr(parsed, option))

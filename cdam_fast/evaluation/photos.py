@@ -139,6 +139,14 @@ def read_photo(path: Path) -> Tensor:
     return pixels if pixels.dtype == torch.uint8 else (pixels * 255).round().to(torch.uint8)
 
 
+def check_photo(option: str, path: str) -> Tensor:
+    """`read_photo`; UsageError names the option."""
+    try:
+        return read_photo(Path(path))
+    except ValueError as error:
+        raise UsageError(f"{option}: {path}: {error}") from None
+
+
 def _check_regular(path: Path) -> None:
     """A pipe or a device would be waited for."""
     mode = path.stat().st_mode

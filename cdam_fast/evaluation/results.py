@@ -52,6 +52,8 @@ def _is_forbidden(char: str) -> bool:
 def make_folder(path: str) -> Path:
     """The folder of ``--out``, made where it is missing."""
     folder = Path(path)
+    if not path:
+        raise UsageError("--out: got an empty name, takes a folder")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         check_room(folder / "name")
