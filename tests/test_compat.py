@@ -32,7 +32,7 @@ def test_gradient_without_operators_is_the_operators(metric, other, oldest):
     function = compat.operator(
         "unused", "", divergence._compute, divergence._fake, divergence._setup_context, divergence._backward
     )
-    result = function(p, q, metric)
+    result = function(p, q, metric, False)
     assert result.requires_grad
     for gradient, wanted in zip(torch.autograd.grad(result, inputs, weights, retain_graph=True), expected):
         torch.testing.assert_close(gradient, wanted)
