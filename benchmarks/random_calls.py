@@ -1,7 +1,7 @@
 """Random calls against float64: shapes, strides, dtypes, metrics, orders, temperatures, degenerate inputs.
 
 ``python benchmarks/random_calls.py`` makes 20,000 calls, prints what is out of budget, and exits with 1 where anything
-is. ``--backend triton`` goes through the kernels on a GPU, or interpreted with ``TRITON_INTERPRET=1``, slowly.
+is. Where float64 itself gives another map for the classes in reverse, it is no oracle: such calls are counted apart. ``--backend triton`` goes through the kernels on a GPU, or interpreted with ``TRITON_INTERPRET=1``, slowly.
 """
 
 from __future__ import annotations
@@ -71,15 +71,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     choose = random.Random(parsed.seed)
     calls: Counter[str] = Counter()
     wrong: Counter[str] = Counter()
+    undecided: Counter[str] = Counter()
     worst: dict[str, float] = {}
     for call in range(parsed.calls):
         kind, similarity = random_similarity(choose)
         options = random_options(choose, similarity.shape[-2], similarity.shape[-1])
         result = cdam_fast.cdam_attention(similarity.to(parsed.device), backend=parsed.backend, **options)
-        error = largest_error(result, oracle(similarity, **options))
-        # half precision rounds the result, which the budget allows for
-        allowed = map_budget(result.dtype)
+        exact = oracle(similarity, **options)
+        error = largest_error(result, exact)
+        allowed = map_budget(result.dtype)  # with the rounding of a result in half precision
         calls[kind] += 1
+        unsure = not error <= allowed and largest_error(oracle(similarity.flip(-3), **options), exact) > allowed / 3
+        if unsure:
+            undecided[kind] += 1
+            continue
         worst[kind] = max(worst.get(kind, 0.0), error / allowed)
         if not error <= allowed:
             wrong[kind] += 1
@@ -90,6 +95,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         share = worst.get(kind, 0.0)
         print(f"{kind:13} {calls[kind]:6} calls, {wrong[kind]} out of budget, at most {share:.2f} of it")  # noqa: T201
     total = sum(wrong.values())
+    unsure = sum(undecided.values())
+    if unsure:
+        print(f"{unsure} calls that float64 does not decide: {dict(undecided)}")  # noqa: T201
     print(f"{parsed.calls} calls of {parsed.backend}, seed {parsed.seed}: {total} out of budget")  # noqa: T201
     return int(total > 0)
 

@@ -29,10 +29,10 @@ BACKENDS = ("auto", "reference", "portable", "triton")
 
 
 def metric_terms(metric: str, classes: int) -> float:
-    """Rounding of a divergence of equal distributions, in units of eps: Wasserstein's sums up that of C logits."""
+    """Rounding of a divergence of equal distributions, in eps: of logarithms for KL, of C sums for Wasserstein."""
     if metric == "js":
         return 1.0
-    return 1 + math.log(classes) if metric == "kl" else 8.0 * classes
+    return 8 * (1 + math.log(classes)) if metric == "kl" else 8.0 * classes
 
 
 def scaled_grid(height: int, width: int, scale: float) -> tuple[int, int]:

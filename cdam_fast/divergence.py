@@ -199,7 +199,9 @@ def _tiles(p: Tensor, q: Tensor) -> tuple[range, range, int]:
 
 
 def _js_by_definition(p: Tensor, q: Tensor | None, out: Tensor) -> None:
+    """``(x ln(1+u) + y ln(1-u))/2`` with ``u = (x-y)/(x+y)``: x/m would round away what certain classes differ by."""
     tiny = torch.finfo(p.dtype).tiny  # 0 ln 0 is 0
+    most = 1 - torch.finfo(p.dtype).eps / 2  # a finite logarithm, of a share of m that no sum sees
     rows = p.clamp_min(tiny).contiguous()
     columns = rows if q is None else q.clamp_min(tiny).contiguous()
     row_starts, column_starts, side = _tiles(rows, columns)
@@ -209,8 +211,9 @@ def _js_by_definition(p: Tensor, q: Tensor | None, out: Tensor) -> None:
             if q is None and j < i:
                 continue
             y = columns[None, j : j + side]  # [1, side, C]
-            m = (x + y).div_(2)
-            tile = torch.div(x, m).log_().mul_(x).add_(torch.div(y, m).log_().mul_(y)).sum(-1).div_(2)
+            u = (x - y).div_(x + y).clamp_(-most, most)
+            first, second = torch.log1p(u).mul_(x), u.neg_().log1p_().mul_(y)
+            tile = first.add_(second).sum(-1).div_(2)
             out[i : i + side, j : j + side] = tile
             if q is None and j > i:
                 out[j : j + side, i : i + side] = tile.mT
