@@ -151,7 +151,11 @@ class RaisesTypeError:
         return (collections.OrderedDict, (3,))
 
 
-@pytest.mark.parametrize("content", [[Runs()], [RaisesTypeError(), Runs()], {"state_dict": {"a": Runs()}}], ids=str)
+@pytest.mark.parametrize(
+    "content",
+    [[Runs()], [RaisesTypeError(), Runs()], {"state_dict": {"a": Runs()}}],
+    ids=["list", "after_an_error", "state_dict"],
+)
 @pytest.mark.parametrize("way", ["torch", "legacy", "pickle", "archive"])
 def test_no_pickled_code_runs(content, way, config, tmp_path, capsys):
     path = tmp_path / "weights.pt"
