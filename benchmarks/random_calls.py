@@ -1,9 +1,9 @@
 """Random calls against float64: shapes, strides, dtypes, metrics, orders, temperatures, degenerate inputs.
 
 ``python benchmarks/random_calls.py`` makes 20,000 calls, prints what is out of budget, and exits with 1 where anything
-is. Where float64 itself gives another map for the classes in reverse, or for cosines that are all larger by the same, it
-is no oracle: such calls are counted apart.
-``--backend triton`` goes through the kernels on a GPU, or interpreted with ``TRITON_INTERPRET=1``, slowly.
+is. Where float64 itself gives another map for the classes in reverse, or for cosines all larger by the same, it is no
+oracle: such calls are counted apart. ``--backend triton`` goes through the kernels on a GPU, or interpreted with
+``TRITON_INTERPRET=1``, slowly.
 """
 
 from __future__ import annotations
