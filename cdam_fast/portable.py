@@ -261,10 +261,12 @@ def cdam_attention(
     """
     images = as_batch(similarity, 3)
     differentiated = torch.is_grad_enabled() and similarity.requires_grad
+    scales, temperature, attention_temperature, metric, order, (before, after) = options  # torch 2.6 traces no slice
+    plain = (scales, temperature, attention_temperature, metric, order, before, after)
     if not is_traced(similarity):
-        maps = _compute_map(images, *options[:-1], *options.minmax, divergence)
+        maps = _compute_map(images, *plain, divergence)
     elif not differentiated:
-        maps = _map(images, *options[:-1], *options.minmax)
+        maps = _map(images, *plain)
     else:
         refuse_jit("gradients")
         if divergence is pairwise_divergence:
