@@ -61,6 +61,7 @@ def loop_of(kernel, function, loop_range):
     return loop
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", TARGETS)
 def test_everything_compiles_without_a_spill_that_costs(kernels, target):
     found = kernels(target)
@@ -70,12 +71,14 @@ def test_everything_compiles_without_a_spill_that_costs(kernels, target):
         assert max(kernel["stack_bytes"], kernel["spill_store_bytes"], kernel["spill_load_bytes"]) <= 64, name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", TARGETS)
 def test_shared_memory_fits(kernels, target):
     for name, kernel in kernels(target).items():
         assert kernel["shared_bytes"] <= SHARED_BYTES[target], name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("metric", "function", "loop_range"),
     [
@@ -90,6 +93,7 @@ def test_few_instructions_per_pair_class(kernels, target, metric, function, loop
     assert 1 < loop["instructions_per_pair_class"] <= INSTRUCTIONS_PER_PAIR_CLASS
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", NVIDIA)
 def test_one_logarithm_per_pair_class(kernels, target):
     loop = loop_of(kernels(target)["divergence js"], "_js_by_logarithms", "range(0, classes, 2)")
@@ -97,6 +101,7 @@ def test_one_logarithm_per_pair_class(kernels, target):
     assert loop["counts"]["special"] == pytest.approx(pair_classes)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", ["sm_80", "sm_90", "sm_100", "gfx942"])
 def test_features_run_on_tensor_cores(kernels, target):
     kernel = kernels(target)["divergence js"]
@@ -107,6 +112,7 @@ def test_features_run_on_tensor_cores(kernels, target):
     assert (classes["depth"], ranks["depth"]) == (1, 2)
 
 
+@pytest.mark.slow
 def test_floors_name_every_gpu_shape_and_path(run):
     known = {kernel["target"] for kernel in run[1]["kernels"] if kernel["status"] == "compiled"}
     expected = {gpu.name for gpu in gpus.GPUS if gpu.target in known}
@@ -119,6 +125,7 @@ def test_floors_name_every_gpu_shape_and_path(run):
         assert floor["seconds"] == pytest.approx(sum(stage["seconds"] for stage in stages))
 
 
+@pytest.mark.slow
 def test_floor_of_the_logarithms_is_their_number(run):
     """28x28, 161 classes: tiles of 64x64 over 7 scales, half of them by symmetry, 16 logarithms a clock."""
     (floor,) = [
@@ -131,6 +138,7 @@ def test_floor_of_the_logarithms_is_their_number(run):
     assert floor["divergence"]["seconds"] == pytest.approx(tiles * 64**2 * 162 / (16 * 132 * 1.98e9))
 
 
+@pytest.mark.slow
 def test_printed_times_are_floors(run):
     printed = run[0].stdout
     assert "divergence js" in printed
@@ -171,6 +179,7 @@ compiler._compile(launch, "sm_90")
 """
 
 
+@pytest.mark.slow
 def test_what_the_cache_holds_does_not_matter(tmp_path):
     """A kernel that was compiled from a folder that is gone, and one without line information."""
     elsewhere, cache = tmp_path / "elsewhere", tmp_path / "cache"

@@ -201,6 +201,7 @@ def test_peak_memory_counts_what_is_live_at_once():
     assert peak == pytest.approx(8e6, rel=0.01)
 
 
+@pytest.mark.slow
 def test_end_to_end_prints_every_base_and_what_cdam_adds(tmp_path, photograph, capsys):
     json_path = tmp_path / "end.json"
     arguments = ["bench", "--end-to-end", "--grid", "6", "--classes", "VOC21", "--compile", "none", "--runs", "1"]
@@ -219,6 +220,7 @@ def test_end_to_end_prints_every_base_and_what_cdam_adds(tmp_path, photograph, c
     assert whole["paper_over_base"] == pytest.approx(1.0)
 
 
+@pytest.mark.slow
 def test_a_wrong_map_is_shown_and_not_timed_end_to_end(monkeypatch, photograph, capsys):
     from cdam_fast.evaluation import end_to_end
 

@@ -133,6 +133,7 @@ def test_out_dtype(out_dtype):
     assert_within_budget(clip_like(9, 6, 5), out_dtype=out_dtype)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch", [(3,), (2, 2), (0,)], ids=str)
 @every_order
 def test_batches_are_their_images(batch, order):
@@ -174,6 +175,7 @@ def saturated(classes, height, width):
     return similarity
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "similarity",
     [
@@ -206,6 +208,7 @@ def test_fresh_random_inputs(seed):
     assert_within_budget(clip_like(classes + 3, height, width, spread=spread, seed=seed))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")], ids=str)
 @every_metric
 @every_order
@@ -263,6 +266,7 @@ def test_empty_divergence(metric):
 # --- the map applied to values ----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @every_order
 @every_metric
 @pytest.mark.parametrize("strip_bytes", [1 << 28, 1 << 14], ids=["map", "strips"])
