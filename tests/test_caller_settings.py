@@ -28,6 +28,9 @@ def default_device(name):
         yield
     finally:
         torch.set_default_device(None)
+        context = getattr(torch, "_GLOBAL_DEVICE_CONTEXT", None)
+        if getattr(context, "device_context", context) is None and context is not None:
+            del context.device_context  # PyTorch 2.6 keeps a None that get_default_device cannot read
 
 
 @contextlib.contextmanager

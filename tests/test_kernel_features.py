@@ -6,11 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from cdam_fast.kernels import features
 from numpy.polynomial import polynomial
 
 import cdam_fast
 from cdam_fast import embedding
+from cdam_fast.kernels import features
 
 ROOT = Path(cdam_fast.__file__).parent.parent
 
