@@ -61,7 +61,8 @@ def _removed_afterwards(session: nox.Session) -> Iterator[None]:
 def _install(session: nox.Session, *packages: str, newest: bool = False) -> None:
     """Where the newest is wanted, with the configuration of pip that NEWEST_PIP_CONFIG_FILE names, if it is set."""
     uncapped = os.environ.get("NEWEST_PIP_CONFIG_FILE") if newest else None
-    session.install(*packages, env={"PIP_CONFIG_FILE": uncapped} if uncapped else {})
+    # byte code of the few modules that a leg imports comes by itself
+    session.install("--no-compile", *packages, env={"PIP_CONFIG_FILE": uncapped} if uncapped else {})
 
 
 def _print_versions(session: nox.Session) -> None:

@@ -2,8 +2,8 @@
 
 ``python benchmarks/random_calls.py`` makes 20,000 calls, prints what is out of budget, and exits with 1 where anything
 is. Where float64 itself gives another map for the classes in reverse, for cosines all larger by the same or for an
-image alone, it is no oracle: such calls are counted apart. ``--backend triton`` goes through the kernels on a GPU, or interpreted with
-``TRITON_INTERPRET=1``, slowly.
+image alone, it is no oracle: such calls are counted apart. ``--backend triton`` goes through the kernels on a GPU, or
+interpreted with ``TRITON_INTERPRET=1``, slowly.
 """
 
 from __future__ import annotations

@@ -7,8 +7,11 @@ From torch 1.13.1 on the functions, their gradients and the segmenter work. What
 from __future__ import annotations
 
 import contextlib
+import pickle
 import re
+import tarfile
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -160,3 +163,19 @@ def functional_call(module: torch.nn.Module, state: dict[str, Tensor], **argumen
     from torch.nn.utils import stateless
 
     return stateless.functional_call(module, state, (), arguments)
+
+
+def load_tensors(path: Path) -> Any:
+    """``torch.load(weights_only=True)`` on the CPU, without what it still ran before torch 2.6 (CVE-2025-32434).
+
+    Raises:
+        pickle.UnpicklingError: TorchScript, which it handed to torch.jit.load, or a tar file, as of before 2017.
+    """
+    if TORCH < (2, 6):
+        with path.open("rb") as file:
+            zipped = file.read(4) == b"PK\x03\x04"  # as torch tells the formats apart
+        if zipped and "constants.pkl" in torch._C.PyTorchFileReader(str(path)).get_all_records():
+            raise pickle.UnpicklingError
+        if tarfile.is_tarfile(path):
+            raise pickle.UnpicklingError
+    return torch.load(path, map_location="cpu", weights_only=True)

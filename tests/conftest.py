@@ -19,6 +19,20 @@ hypothesis.settings.register_profile("repeatable", derandomize=True, deadline=No
 hypothesis.settings.load_profile("repeatable")
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_cmdline_main(config):
+    """The whole suite goes in up to four processes where pytest-xdist is there, unless the command says otherwise."""
+    options = config.option
+    if not config.pluginmanager.hasplugin("xdist") or "PYTEST_XDIST_WORKER" in os.environ:
+        return
+    unsaid = options.numprocesses is None and options.dist == "no"
+    whole = config.args_source is pytest.Config.ArgsSource.TESTPATHS and not (options.usepdb or options.collectonly)
+    if unsaid and whole and not torch.cuda.is_available():  # processes would share a GPU's memory
+        options.numprocesses = min(os.cpu_count() or 1, 4)
+        options.dist = "loadgroup"
+        os.environ.setdefault("OMP_NUM_THREADS", "1")  # of the processes to come
+
+
 def pytest_configure(config):
     config.addinivalue_line("markers", "gpu: needs a GPU")
     config.addinivalue_line("markers", "slow: takes long; the first to leave out")

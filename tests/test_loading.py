@@ -3,6 +3,7 @@
 import collections
 import logging
 import pickle
+import tarfile
 import warnings
 import zipfile
 
@@ -156,7 +157,7 @@ class RaisesTypeError:
     [[Runs()], [RaisesTypeError(), Runs()], {"state_dict": {"a": Runs()}}],
     ids=["list", "after_an_error", "state_dict"],
 )
-@pytest.mark.parametrize("way", ["torch", "legacy", "pickle", "archive"])
+@pytest.mark.parametrize("way", ["torch", "legacy", "pickle", "archive", "script", "tar"])
 def test_no_pickled_code_runs(content, way, config, tmp_path, capsys):
     path = tmp_path / "weights.pt"
     if way == "pickle":
@@ -165,6 +166,14 @@ def test_no_pickled_code_runs(content, way, config, tmp_path, capsys):
         with zipfile.ZipFile(path, "w") as file:
             file.writestr("a/data.pkl", pickle.dumps(content))
             file.writestr("a/code/__torch__.py", "class A(Module):\n  __parameters__ = []\n")
+    elif way == "script":  # what torch takes for TorchScript
+        with zipfile.ZipFile(path, "w") as file:
+            file.writestr("a/data.pkl", pickle.dumps(content))
+            file.writestr("a/constants.pkl", pickle.dumps(content))
+    elif way == "tar":
+        (tmp_path / "storages").write_bytes(pickle.dumps(content))
+        with tarfile.open(path, "w") as file:
+            file.add(tmp_path / "storages", "storages")
     else:
         torch.save(content, path, _use_new_zipfile_serialization=way == "torch")
     for name in (config, "ViT-B-16"):

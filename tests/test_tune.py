@@ -11,6 +11,7 @@ from cdam_fast.kernels import configurations
 from cdam_fast.testing import MAP_BUDGET, clip_like
 
 
+@pytest.mark.slow
 def test_trials_are_checked_and_leave_nothing_behind(monkeypatch):
     monkeypatch.setattr(
         tune,

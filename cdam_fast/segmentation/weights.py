@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from cdam_fast.compat import OutOfMemoryError
+from cdam_fast.compat import OutOfMemoryError, load_tensors
 from cdam_fast.segmentation.archive import is_archive, read_archive
 
 _TAKES = "takes safetensors, or a checkpoint of plain tensors"
@@ -64,7 +64,7 @@ def _read(path: Path) -> Any:
         return load_file(path)
     if is_archive(path):
         return read_archive(path)
-    return torch.load(path, map_location="cpu", weights_only=True)
+    return load_tensors(path)
 
 
 def fit_weights(model: Any, weights: Weights) -> None:

@@ -17,9 +17,11 @@ import os
 import re
 import subprocess
 import tempfile
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import islice
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -95,12 +97,12 @@ def compile_shipped(targets: Sequence[str], tell: Callable[[str], None]) -> list
     _check_process()
     from cdam_fast.kernels.configurations import shipped
 
-    results = []
+    results: list[Compiled] = []
     with _own_cache():
         for target in targets:
             launches = shipped(target)
             tell(f"{target}: {len(launches)} configurations")
-            results += [compile_launch(launch, target) for launch in launches]
+            results += compile_launches(launches, target)
     return results
 
 
@@ -136,11 +138,32 @@ def _check_process() -> None:
         raise UsageError("TRITON_INTERPRET: got a process that interprets kernels, takes one with the variable unset")
 
 
-def compile_launch(launch: Launch, target: str) -> Compiled:
-    """Compile one launch for one target ("sm_90", "gfx942") and inspect the result; compiler errors become a status."""
+def compile_launches(launches: Sequence[Launch], target: str) -> Iterator[Compiled]:
+    """Compile for one target ("sm_90", "gfx942") and inspect the results; compiler errors become a status.
+
+    As many at a time as there are processors.
+    """
     try:
         _check_target(target)
-        _compile_in_child(launch, target)
+    except UnsupportedTargetError as error:
+        yield from (Compiled(launch.name, target, "not supported by this Triton", str(error)) for launch in launches)
+        return
+    waiting = iter(launches)
+    running = deque((launch, _Child(launch, target)) for launch in islice(waiting, os.cpu_count() or 1))
+    try:
+        while running:
+            launch, child = running.popleft()
+            child.wait()
+            running.extend((each, _Child(each, target)) for each in islice(waiting, 1))
+            yield _inspect(launch, target, child)
+    finally:
+        for _, child in running:
+            child.stop()
+
+
+def _inspect(launch: Launch, target: str, child: _Child) -> Compiled:
+    try:
+        child.result()
         kernel = _compile(launch, target)
         _check_inline_assembly(str(kernel.asm["ttir"]), target)
     except UnsupportedTargetError as error:
@@ -192,30 +215,45 @@ def _nvidia_tool(name: str) -> str:
     return str(getattr(knobs.nvidia, name).path)
 
 
-def _compile_in_child(launch: Launch, target: str) -> None:
-    """Compile into Triton's cache in a forked process; raise what it raised, or that it died."""
-    context = multiprocessing.get_context("fork")
-    receiver, sender = context.Pipe(duplex=False)
-    with tempfile.TemporaryFile("w+") as log:
-        child = context.Process(target=_child, args=(launch, target, sender, log.fileno()))
-        child.start()
+class _Child:
+    """A forked process that compiles into Triton's cache."""
+
+    def __init__(self, launch: Launch, target: str) -> None:
+        context = multiprocessing.get_context("fork")
+        self._receiver, sender = context.Pipe(duplex=False)
+        self._log = tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed with the process
+        self._process = context.Process(target=_child, args=(launch, target, sender, self._log.fileno()))
+        self._process.start()
         sender.close()
-        child.join(COMPILE_SECONDS)
-        if child.is_alive():
-            child.kill()
-            child.join()
+
+    def wait(self) -> None:
+        """Until it ends, or has had its time."""
+        self._process.join(COMPILE_SECONDS)
+
+    def result(self) -> None:
+        """Raise what it raised, or that it died; nothing where it compiled."""
+        process = self._process
+        if process.is_alive():
+            self.stop()
             raise TimeoutError(f"no result after {COMPILE_SECONDS} s")
-        log.seek(0)
-        printed = log.read().strip()
-        if child.exitcode == 0:
+        self._log.seek(0)
+        printed = self._log.read().strip()
+        self._log.close()
+        if process.exitcode == 0:
             return
         raised = ""  # stays empty where the compiler took the process down
         with contextlib.suppress(EOFError):
-            raised = receiver.recv()
+            raised = self._receiver.recv()
         if unknown := _UNKNOWN_TARGET.search(f"{printed}\n{raised}"):
             raise UnsupportedTargetError(unknown[0].strip())
         # What was printed can be the whole assembly, so only its end is kept.
-        raise RuntimeError(raised or f"the compiler died (exit status {child.exitcode}): {printed[-2000:]}")
+        raise RuntimeError(raised or f"the compiler died (exit status {process.exitcode}): {printed[-2000:]}")
+
+    def stop(self) -> None:
+        """End it, whatever it does."""
+        self._process.kill()
+        self._process.join()
+        self._log.close()
 
 
 def _child(launch: Launch, target: str, sender: Connection, log: int) -> None:
