@@ -166,10 +166,13 @@ def functional_call(module: torch.nn.Module, state: dict[str, Tensor], **argumen
 
 
 def load_tensors(path: Path) -> Any:
-    """``torch.load(weights_only=True)`` on the CPU, without what it still ran before torch 2.6 (CVE-2025-32434).
+    """``torch.load(weights_only=True)`` on the CPU.
+
+    Before torch 2.6 it can run code (CVE-2025-32434): what 2.6 refuses is refused there too.
 
     Raises:
-        pickle.UnpicklingError: TorchScript, which it handed to torch.jit.load, or a tar file, as of before 2017.
+        pickle.UnpicklingError: TorchScript, which it would hand to torch.jit.load, or a tar file, as of before 2017.
+            RuntimeError from torch 2.6 on.
     """
     if TORCH < (2, 6):
         with path.open("rb") as file:

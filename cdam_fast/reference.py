@@ -56,13 +56,15 @@ def _js(p: Tensor, q: Tensor) -> Tensor:
     tiny = torch.finfo(p.dtype).tiny
     p, q = p.clamp_min(tiny), q.clamp_min(tiny)
     m = (p + q) / 2
-    log_p, log_q = torch.log(p / m), torch.log(q / m)
-    if p.dtype == torch.float64:  # the judge: p/m would round away what saturated distributions differ by
-        u = (p - q) / (p + q)
-        near = u.abs() <= 0.5
-        u = u.clamp(-0.5, 0.5)
-        log_p, log_q = torch.where(near, torch.log1p(u), log_p), torch.where(near, torch.log1p(-u), log_q)
-    return ((p * log_p) + (q * log_q)).sum(-1) / 2
+    if p.dtype != torch.float64:
+        return (p * torch.log(p / m)).sum(-1) / 2 + (q * torch.log(q / m)).sum(-1) / 2
+    # the judge: p/m = 1 + u would round away what saturated distributions differ by
+    u = (p - q) / (p + q)
+    near = u.abs() <= 0.5
+    u = u.clamp(-0.5, 0.5)
+    log_p = torch.where(near, torch.log1p(u), torch.log(p / m))
+    log_q = torch.where(near, torch.log1p(-u), torch.log(q / m))
+    return (p * log_p + q * log_q).sum(-1) / 2
 
 
 def _kl(p: Tensor, q: Tensor) -> Tensor:

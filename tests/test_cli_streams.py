@@ -305,15 +305,20 @@ def test_auto_takes_the_first_device_that_works(monkeypatch):
     assert devices.parse_device("auto") == torch.device("cpu")
 
 
-def test_a_device_that_lacks_an_operation_is_not_taken(monkeypatch):
+def test_a_device_that_lacks_an_operation_is_said_and_not_taken(monkeypatch, capsys):
     monkeypatch.setattr(torch, "mps", types.SimpleNamespace(is_available=lambda: True), raising=False)
     monkeypatch.setattr(torch.backends, "mps", types.SimpleNamespace(is_available=lambda: True), raising=False)
 
     def missing(*args, **options):
         raise NotImplementedError("aten::_upsample_bicubic2d_aa.out is not there")
 
+    image = torch.ones(1, 3, 8, 8)
+    monkeypatch.setattr(torch, "zeros", lambda *sizes, device: image)  # as if it could be made there
     monkeypatch.setattr(devices.functional, "interpolate", missing)
     assert not devices.is_there(torch.device("mps"))
+    assert capsys.readouterr().err == (
+        "device mps: there, and passed over: aten::_upsample_bicubic2d_aa.out is not there\n"
+    )
 
 
 def test_the_first_line_says_device_and_backend(arguments, capsys):

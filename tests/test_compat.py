@@ -1,6 +1,8 @@
 """What stands in for a newer torch than the installed one, tried on this one, and what is refused by name."""
 
+import pickle
 import re
+import tarfile
 
 import pytest
 import torch
@@ -104,6 +106,18 @@ def test_tracing_names_the_torch_that_it_takes(oldest, monkeypatch):
     monkeypatch.setattr(compat, "_is_tracing", lambda: True)
     with pytest.raises(RuntimeError, match=r"^torch\.compile and torch\.export of cdam_fast: got torch .*, takes 2\.6"):
         cdam_fast.cdam_attention(clip_like(3, 4, 4))
+
+
+def test_torchscript_and_tar_files_are_no_tensors(tmp_path):
+    """A whole TorchScript file, and a tar file whose first member holds nothing that is forbidden."""
+    script, tar, storages = (tmp_path / name for name in ("script.pt", "tensors.tar", "storages"))
+    torch.jit.save(torch.jit.script(torch.nn.Linear(2, 2)), str(script))
+    storages.write_bytes(pickle.dumps(0, protocol=2))
+    with tarfile.open(tar, "w") as file:
+        file.add(storages, "storages")
+    for path in (script, tar):
+        with pytest.raises((pickle.UnpicklingError, RuntimeError)):
+            compat.load_tensors(path)
 
 
 def test_jit_names_the_torch_that_it_takes(oldest):

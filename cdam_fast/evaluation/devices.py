@@ -11,6 +11,7 @@ from torch.nn import functional
 from cdam_fast import ops
 from cdam_fast.attention import _choose_backend
 from cdam_fast.evaluation.errors import UsageError, reason_of
+from cdam_fast.evaluation.streams import tell
 
 KINDS = ("cuda", "mps", "xpu", "cpu")
 """In the order in which ``auto`` takes them."""
@@ -29,7 +30,7 @@ def parse_device(text: str) -> torch.device:
 
 
 def is_there(device: torch.device) -> bool:
-    """Whether it can be used for all that this package does."""
+    """Whether it can be used for all that this package does; a line says why one that is there cannot."""
     if device.type == "cpu":
         return True
     backend = torch.backends.mps if device.type == "mps" else getattr(torch, device.type, None)
@@ -40,7 +41,8 @@ def is_there(device: torch.device) -> bool:
         small = functional.interpolate(image, size=(5, 5), mode="bicubic", antialias=True)
         (small.flatten(2).mT @ small.flatten(2)).softmax(-1).cpu()
         return True
-    except (RuntimeError, NotImplementedError):  # an operation that this PyTorch lacks there
+    except (RuntimeError, NotImplementedError) as error:  # an operation that this PyTorch lacks there, or no memory
+        tell(f"device {device}: there, and passed over: {reason_of(error)}")
         return False
 
 

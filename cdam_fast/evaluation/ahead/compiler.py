@@ -152,8 +152,9 @@ def compile_launches(launches: Sequence[Launch], target: str) -> Iterator[Compil
     running = deque((launch, _Child(launch, target)) for launch in islice(waiting, os.cpu_count() or 1))
     try:
         while running:
-            launch, child = running.popleft()
+            launch, child = running[0]
             child.wait()
+            running.popleft()
             running.extend((each, _Child(each, target)) for each in islice(waiting, 1))
             yield _inspect(launch, target, child)
     finally:
@@ -222,7 +223,7 @@ class _Child:
         context = multiprocessing.get_context("fork")
         self._receiver, sender = context.Pipe(duplex=False)
         self._log = tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed with the process
-        self._process = context.Process(target=_child, args=(launch, target, sender, self._log.fileno()))
+        self._process = context.Process(target=_compile_and_report, args=(launch, target, sender, self._log.fileno()))
         self._process.start()
         sender.close()
 
@@ -256,7 +257,7 @@ class _Child:
         self._log.close()
 
 
-def _child(launch: Launch, target: str, sender: Connection, log: int) -> None:
+def _compile_and_report(launch: Launch, target: str, sender: Connection, log: int) -> None:
     os.dup2(log, 1)  # Triton prints whole listings when ptxas fails
     os.dup2(log, 2)
     try:
