@@ -55,8 +55,8 @@ def divergence(target: str, metric: str) -> dict[str, Any]:
         "FAST": _fast(target),
         # a matrix core of AMD's multiplies float32 itself
         "FEATURES_FIRST": tensor_cores or not target.startswith("sm_"),
-        "FINE": "split" if tensor_cores else "ieee",
-        "COARSE": "tf32" if tensor_cores else "ieee",
+        "PRODUCTS": "tf32" if tensor_cores else "ieee",
+        "K_MAJOR": target in ("sm_90", "sm_100", "sm_103"),
         "BLOCK": TILE,
         "BLOCK_CLASSES": 16,
         "ROWS": rows,

@@ -8,9 +8,11 @@ program the same base distribution, their mean, without a second launch.
 import triton
 import triton.language as tl
 
+from .features import js_to_base_of
+
 SAMPLES = tl.constexpr(16)
 FIELDS = tl.constexpr(14)  # of a scale in plan.py
-STATISTICS = tl.constexpr(5)  # of a block: reach, tail, mass, weighted spread, spread
+STATISTICS = tl.constexpr(4)  # of a block: reach, tail, length, spread
 LEAST = tl.constexpr(1e-30)  # stands for 0 under a logarithm: too small for any sum, and its reciprocal is finite
 
 
@@ -93,7 +95,7 @@ def distributions_kernel(
     stride_w,
     planes_ptr,  # [B, PLANES, classes padded, rows]
     base_ptr,  # [B, S, classes padded]
-    entropy_ptr,  # [B, rows]
+    to_base_ptr,  # [B, 2, rows]: KL and JS of a row and the base
     statistics_ptr,  # [B, blocks, STATISTICS]
     scales_ptr,
     blocks_ptr,
@@ -178,9 +180,9 @@ def distributions_kernel(
     reach = tl.zeros([BLOCK_CLASSES, BLOCK_ROWS], tl.float32)
     tail = reach
     spread = reach
-    mass = reach
-    level_spread = reach
-    entropy = reach
+    length = reach
+    kl_to_base = reach
+    js_to_base = reach
     cdf = tl.zeros([BLOCK_ROWS], WORK)
     for start in range(0, padded_classes, BLOCK_CLASSES):
         c = start + chunk
@@ -205,19 +207,19 @@ def distributions_kernel(
             ratio = p / level[:, None]
             ratio = tl.where(valid, tl.where(ratio < LEAST, LEAST, ratio), 1.0)  # NaN stays
             tl.store(out, ratio / 2, kept)
-            root = tl.sqrt(p)
-            level_root = tl.sqrt(level)[:, None]
-            weight = root + level_root
-            position = tl.where(valid, (root - level_root) / weight, 0.0)
-            weight *= weight
+            # of the very numbers that are stored; ratio - 1 is exact where roots' difference would round
+            inverse = 1 / (tl.sqrt(ratio) + 1)
+            step = (ratio - 1) * inverse
+            position = step * inverse
+            step = level[:, None] * (step * step)
             square = position * position
             reach = tl.maximum(reach, tl.abs(position))
-            tail += weight * (square * square * square)
-            mass += weight
-            level_spread += weight * square
-            difference = root - tl.sqrt(base)[:, None]
+            tail += step * (square * square)
+            length += step
+            js_to_base += step * js_to_base_of(square)
+            difference = tl.sqrt(p) - tl.sqrt(base)[:, None]
             spread += difference * difference
-            entropy += (level[:, None] * ratio) * tl.log2(ratio)  # of the very numbers that are stored
+            kl_to_base += (level[:, None] * ratio) * tl.log2(ratio)
         elif METRIC == "kl":
             # the float32 of 0 is not 0 below 1e-45: absent is what exp itself lost
             ratio = tl.log(tl.maximum(p, 1e-300)) - tl.log(tl.maximum(base, 1e-300))[:, None]
@@ -232,10 +234,11 @@ def distributions_kernel(
             tl.store(out, tl.where(valid, difference, 0.0).to(tl.float32), kept)
 
     if METRIC == "js":
-        tl.store(entropy_ptr + image * rows_total + out_rows, tl.sum(entropy, axis=0))
+        to_base_ptr += image * 2 * rows_total + out_rows
+        tl.store(to_base_ptr, tl.sum(kl_to_base, axis=0))
+        tl.store(to_base_ptr + rows_total, tl.sum(js_to_base, axis=0))
         statistics_ptr += (image * n_blocks + block) * STATISTICS
         tl.store(statistics_ptr, tl.max(tl.max(reach, axis=0), axis=0))
         tl.store(statistics_ptr + 1, tl.max(tl.sum(tail, axis=0), axis=0))
-        tl.store(statistics_ptr + 2, tl.max(tl.sum(mass, axis=0), axis=0))
-        tl.store(statistics_ptr + 3, tl.max(tl.sum(level_spread, axis=0), axis=0))
-        tl.store(statistics_ptr + 4, tl.max(tl.sum(spread, axis=0), axis=0))
+        tl.store(statistics_ptr + 2, tl.max(tl.sum(length, axis=0), axis=0))
+        tl.store(statistics_ptr + 3, tl.max(tl.sum(spread, axis=0), axis=0))

@@ -7,15 +7,13 @@ the derivations, the bounds and the counts. The rows that they read hold ``x = p
 import triton
 import triton.language as tl
 
+from . import features
 from .distributions import FIELDS, STATISTICS
 from .functions import log2, reciprocal, sqrt
 
 LN2 = tl.constexpr(0.6931471805599453)
-RANKS = tl.constexpr(6)
-COEFFICIENTS = tl.constexpr(12)  # of a feature, the largest degree plus 1
-WIDTHS = tl.constexpr(16)  # of the feature table, padded
-TRUNCATION = tl.constexpr(3e-6)  # most that features may leave out, as a share of the largest range of a row
-ROUNDING = tl.constexpr(5e-7)  # of a float32 product of features, as a share of their squared length
+ROOT_HALF = tl.constexpr(0.7071067811865476)
+TRUNCATION = tl.constexpr(3e-6)  # most that features may leave out, as a share of the contrast
 NEGLIGIBLE_RANGE = tl.constexpr(1e-8)  # rows of a smaller range are judged as if they had this one
 LEAST_CONTRAST = tl.constexpr(2e-3)  # below, logarithms right to 2^-22 are not enough for MANY_CLASSES or more
 MANY_CLASSES = tl.constexpr(128)  # errors of fewer average less: their least contrast goes with 1 over the root
@@ -43,8 +41,8 @@ def _js_by_logarithms(
     row_ptr,
     column_ptr,
     base_ptr,
-    row_entropy,
-    column_entropy,
+    row_to_base,
+    column_to_base,
     rows_total,
     classes,
     FAST: tl.constexpr,
@@ -63,7 +61,7 @@ def _js_by_logarithms(
             y = tl.load(column_ptr + c * rows_total)
             m = x[:, None, :, None] + y[None, :, None, :]  # of the pair's mean, its ratio to the base
             cross += tl.load(base_ptr + c) * (m * log2(m, FAST))
-    return ((row_entropy[:, None] + column_entropy[None, :]) / 2 - _as_tile(cross, BLOCK)) * LN2
+    return ((row_to_base[:, None] + column_to_base[None, :]) / 2 - _as_tile(cross, BLOCK)) * LN2
 
 
 @triton.jit
@@ -117,67 +115,66 @@ def _largest(statistics_ptr, count, which: tl.constexpr):
 
 
 @triton.jit
-def _cheapest_features(features_ptr, statistics_ptr, blocks, contrast):
-    """Least rank whose bound the data meets, and the entry of the feature table that has it; rank 0 where none does.
+def _position(x, FAST: tl.constexpr):
+    """``s = (sqrt p - sqrt b) / (sqrt p + sqrt b)`` and ``(sqrt p - sqrt b) / sqrt(2 b)``, of ``x = p / (2 b)``.
 
-    The bound is twice ``floor sum_c v^2 + growth sum_c v^2 (s/width)^6`` plus rounding; see README.md.
+    By ``x - 1/2``, which is exact where p is near b: a difference of roots would have rounded its digits away.
     """
-    entry = tl.arange(0, WIDTHS)
-    rank = tl.arange(0, 8)
-    width = tl.load(features_ptr + entry)
-    bound_ptr = features_ptr + WIDTHS + entry[:, None] * 8 + rank[None, :]
-    floor = tl.load(bound_ptr)
-    growth = tl.load(bound_ptr + WIDTHS * 8)
-    tail = _largest(statistics_ptr, blocks, 1)
-    mass = _largest(statistics_ptr, blocks, 2)
-    inverse = 1 / width
-    power = inverse * inverse * inverse
-    bound = 2 * (floor * mass + growth * (tail * power * power)[:, None])
-    bound += _largest(statistics_ptr, blocks, 3) * ROUNDING
-    served = (width >= _largest(statistics_ptr, blocks, 0))[:, None]
-    served = served & (bound <= (contrast + NEGLIGIBLE_RANGE) * TRUNCATION)
-    none = (RANKS + 1) * WIDTHS
-    choice = tl.where(served, (rank[None, :] + 1) * WIDTHS + entry[:, None], none)
-    choice = tl.min(tl.min(choice, axis=1), axis=0)
-    return tl.where(choice < none, choice // WIDTHS, 0), choice % WIDTHS
+    inverse = reciprocal(sqrt(x, FAST) + ROOT_HALF, FAST)
+    step = (x - 0.5) * inverse
+    return step * inverse, step
 
 
 @triton.jit
-def _feature(position, weight, coefficients_ptr, DEGREE: tl.constexpr):
-    """A polynomial in ``s / width`` times ``v``, by Horner's rule."""
-    value = position * tl.load(coefficients_ptr + DEGREE) + tl.load(coefficients_ptr + DEGREE - 1)
-    for k in tl.static_range(DEGREE - 1):
-        value = value * position + tl.load(coefficients_ptr + (DEGREE - 2 - k))
-    return value * weight
+def _rounded(x):
+    """To the 10 bits after the point that TF32 has, to nearest."""
+    return ((x.to(tl.int32, bitcast=True) + 4096) & -8192).to(tl.float32, bitcast=True)
 
 
 @triton.jit
-def _position(ratio, root_base, inverse_width, FAST: tl.constexpr):
-    """``s / width`` and ``v``, where ``s = (sqrt p - sqrt b) / v`` and ``v = sqrt p + sqrt b``."""
-    root = sqrt(2 * ratio, FAST)
-    weight = root + 1
-    return (root - 1) * inverse_width * reciprocal(weight, FAST), root_base * weight
+def _half_up(x):
+    """What a tensor core, which drops the last 13 bits, so rounds to nearest: dropped alone they would add up."""
+    return (x.to(tl.int32, bitcast=True) + 4096).to(tl.float32, bitcast=True)
 
 
 @triton.jit
-def _product(rows, columns, cross, FINE: tl.constexpr):
-    """``rows^T columns + cross``, to float32 accuracy.
+def _half_up_too(x):
+    """The same, as a value of its own: see `_product`."""
+    return (x.to(tl.int32, bitcast=True) - -4096).to(tl.float32, bitcast=True)
 
-    Split: each factor as a TF32 number and the rest, and three products. Triton's own "tf32x3" splits again
-    for every slice of the product: a third more instructions, and on mma.sync the warps repeat each other's work.
-    """
-    if FINE == "split":
-        # TF32 has 10 bits after the point: 13 less than float32
-        high_rows = (rows.to(tl.int32, bitcast=True) & -8192).to(tl.float32, bitcast=True)
-        high_columns = (columns.to(tl.int32, bitcast=True) & -8192).to(tl.float32, bitcast=True)
-        low_rows = tl.trans(rows - high_rows)
-        low_columns = columns - high_columns
-        high_rows = tl.trans(high_rows)
-        cross = tl.dot(low_rows, high_columns, cross, input_precision="tf32")
-        cross = tl.dot(high_rows, low_columns, cross, input_precision="tf32")
-        return tl.dot(high_rows, high_columns, cross, input_precision="tf32")
+
+@triton.jit
+def _as_matrix(columns, K_MAJOR: tl.constexpr):
+    """``[4, classes / 4, columns] -> [classes, columns]``, where they are in fours: see `_js_by_features`."""
+    if K_MAJOR:
+        return tl.reshape(tl.permute(columns, 1, 0, 2), 4 * columns.shape[1], columns.shape[2])
     else:
-        return tl.dot(tl.trans(rows), columns, cross, input_precision=FINE)
+        return columns
+
+
+@triton.jit
+def _once(x):
+    """x, opaque: else Triton computes what follows in the layout of mma.sync, where warps repeat each other."""
+    return tl.inline_asm_elementwise("mov.b32 $0, $1;", "=f,f", [x], dtype=tl.float32, is_pure=False, pack=1)
+
+
+@triton.jit
+def _product(rows, columns, cross, SPLIT: tl.constexpr, PRODUCTS: tl.constexpr, K_MAJOR: tl.constexpr):
+    """``rows columns + cross``; SPLIT: to float32 accuracy, by three products of TF32 numbers and what they leave.
+
+    The small ones come first, because tensor cores truncate their sums. Each factor of rows is a value of its own: then
+    Triton computes it where wgmma wants it, in registers; one with two uses would go through shared memory.
+    """
+    if PRODUCTS != "tf32":
+        return tl.dot(rows, _as_matrix(columns, K_MAJOR), cross, input_precision=PRODUCTS)
+    elif SPLIT:
+        high = _rounded(columns)
+        high_columns = _as_matrix(high, K_MAJOR)
+        cross = tl.dot(rows - _rounded(rows), high_columns, cross, input_precision="tf32")
+        cross = tl.dot(_half_up(rows), _as_matrix(columns - high, K_MAJOR), cross, input_precision="tf32")
+        return tl.dot(_half_up_too(rows), high_columns, cross, input_precision="tf32")
+    else:
+        return tl.dot(_half_up(rows), _as_matrix(_half_up(columns), K_MAJOR), cross, input_precision="tf32")
 
 
 @triton.jit
@@ -185,52 +182,60 @@ def _js_by_features(
     row_ptr,
     column_ptr,
     base_ptr,
-    coefficients_ptr,
-    width,
-    rank,
+    row_to_base,
+    column_to_base,
     rows_total,
     padded_classes,
+    one,
+    WIDE: tl.constexpr,
     FAST: tl.constexpr,
-    FINE: tl.constexpr,
-    COARSE: tl.constexpr,
+    PRODUCTS: tl.constexpr,
+    K_MAJOR: tl.constexpr,
     BLOCK: tl.constexpr,
     BLOCK_CLASSES: tl.constexpr,
 ):
-    """``JS = |f_i - f_j|^2 / 2``: products of the first features, on tensor cores.
+    """``JS(p, q) = JS(p, b) + JS(q, b) - sum_c k``, k a sum over features of products, on tensor cores.
 
-    The first two carry nearly all of it and take FINE products; the others are small enough for COARSE ones.
+    K_MAJOR: a thread holds four classes of a column, which it then stores at once as wgmma and tcgen05 read them.
     """
-    inverse_width = 1 / width
-    lane = tl.arange(0, BLOCK)[None, :]
-    chunk = tl.arange(0, BLOCK_CLASSES)[:, None]
+    RANK: tl.constexpr = features.WIDE_RANK if WIDE else features.NARROW_RANK
+    SPLIT: tl.constexpr = features.WIDE_SPLIT if WIDE else features.NARROW_SPLIT
+    lane = tl.arange(0, BLOCK)
+    row_offsets = tl.arange(0, BLOCK_CLASSES)[None, :] * rows_total + lane[:, None]
+    if K_MAJOR:
+        QUADS: tl.constexpr = BLOCK_CLASSES // 4
+        column_class = tl.arange(0, 4)[:, None, None] + 4 * tl.arange(0, QUADS)[None, :, None]
+        # times one: of lanes that it knows to be neighbours Triton would give a thread four
+        column_offsets = column_class * rows_total + (lane * one)[None, None, :]
+    else:
+        column_class = tl.arange(0, BLOCK_CLASSES)[:, None]
+        column_offsets = column_class * rows_total + lane[None, :]
     cross = tl.zeros([BLOCK, BLOCK], tl.float32)
-    row_square = tl.zeros([BLOCK_CLASSES, BLOCK], tl.float32)
-    column_square = tl.zeros([BLOCK_CLASSES, BLOCK], tl.float32)
     for start in range(0, padded_classes, BLOCK_CLASSES):
-        c = start + chunk
-        root_base = sqrt(tl.load(base_ptr + c), FAST)
-        # [BLOCK_CLASSES, BLOCK]
-        row_position, row_weight = _position(tl.load(row_ptr + c * rows_total + lane), root_base, inverse_width, FAST)
-        column_position, column_weight = _position(
-            tl.load(column_ptr + c * rows_total + lane), root_base, inverse_width, FAST
-        )
-        rows = _feature(row_position, row_weight, coefficients_ptr, 11)
-        columns = _feature(column_position, column_weight, coefficients_ptr, 11)
-        cross = _product(rows, columns, cross, FINE)
-        row_square += rows * rows
-        column_square += columns * columns
-        rows = _feature(row_position, row_weight, coefficients_ptr + COEFFICIENTS, 10)
-        columns = _feature(column_position, column_weight, coefficients_ptr + COEFFICIENTS, 10)
-        cross = _product(rows, columns, cross, FINE)
-        row_square += rows * rows
-        column_square += columns * columns
-        for r in range(2, rank):
-            rows = _feature(row_position, row_weight, coefficients_ptr + r * COEFFICIENTS, 8)
-            columns = _feature(column_position, column_weight, coefficients_ptr + r * COEFFICIENTS, 8)
-            cross = tl.dot(tl.trans(rows), columns, cross, input_precision=COARSE)
-            row_square += rows * rows
-            column_square += columns * columns
-    return (tl.sum(row_square, axis=0)[:, None] + tl.sum(column_square, axis=0)[None, :]) / 2 - cross
+        row_x = tl.load(row_ptr + row_offsets)
+        column_x = tl.load(column_ptr + column_offsets)
+        if PRODUCTS == "tf32" and not K_MAJOR:
+            row_x = _once(row_x)
+            column_x = _once(column_x)
+        row_s, row_power = _position(row_x, FAST)
+        column_s, column_power = _position(column_x, FAST)
+        column_power *= 2 * tl.load(base_ptr + start + column_class)
+        row_ptr += BLOCK_CLASSES * rows_total
+        column_ptr += BLOCK_CLASSES * rows_total
+        row_first = row_power
+        column_first = column_power
+        # each chunk has a sum of its own, and the first feature, by far the largest, comes last: see _product
+        partial = tl.zeros([BLOCK, BLOCK], tl.float32)
+        for r in tl.static_range(1, RANK):
+            row_power *= row_s
+            column_power *= column_s
+            rows = features.feature(row_s, r, WIDE) * row_power
+            columns = features.feature(column_s, r, WIDE) * column_power
+            partial = _product(rows, columns, partial, r < SPLIT, PRODUCTS, K_MAJOR)
+        rows = features.feature(row_s, 0, WIDE) * row_first
+        columns = features.feature(column_s, 0, WIDE) * column_first
+        cross += _product(rows, columns, partial, True, PRODUCTS, K_MAJOR)
+    return row_to_base[:, None] + column_to_base[None, :] - cross
 
 
 @triton.jit
@@ -277,12 +282,11 @@ def _wasserstein(
 def divergence_kernel(
     planes_ptr,  # [B, PLANES, classes padded, rows]
     base_ptr,  # [B, S, classes padded]
-    entropy_ptr,  # [B, rows]
+    to_base_ptr,  # [B, 2, rows]: KL and JS of a row and the base
     statistics_ptr,  # [B, blocks, STATISTICS]
     pairs_ptr,  # [B, pairs]
     scales_ptr,
     tiles_ptr,
-    features_ptr,
     classes,
     padded_classes,
     rows_total,
@@ -294,8 +298,8 @@ def divergence_kernel(
     MIRRORED: tl.constexpr,
     FAST: tl.constexpr,
     FEATURES_FIRST: tl.constexpr,
-    FINE: tl.constexpr,
-    COARSE: tl.constexpr,
+    PRODUCTS: tl.constexpr,
+    K_MAJOR: tl.constexpr,
     BLOCK: tl.constexpr,
     BLOCK_CLASSES: tl.constexpr,
     ROWS: tl.constexpr,
@@ -312,8 +316,7 @@ def divergence_kernel(
     first_row = tl.multiple_of(tl.load(scale_ptr + 2), BLOCK)
     first_column = tl.multiple_of(tl.load(scale_ptr + 12), BLOCK)
     columns_count = tl.load(scale_ptr + 13)
-    rows = i + tl.arange(0, BLOCK)
-    columns = j + tl.arange(0, BLOCK)
+    lane = tl.arange(0, BLOCK)
 
     PLANES: tl.constexpr = 2 if METRIC == "kl" else 1
     plane = padded_classes.to(tl.int64) * rows_total
@@ -324,39 +327,66 @@ def divergence_kernel(
         statistics_ptr += (image * n_blocks + tl.load(scale_ptr + 10)) * STATISTICS
         blocks = tl.load(scale_ptr + 11).to(tl.int32)
         # JS(row, base) is at least this for some row, and no row's range is below a quarter of it
-        contrast = 0.34 * _largest(statistics_ptr, blocks, 4)
+        contrast = 0.34 * _largest(statistics_ptr, blocks, 3)
         averaging = tl.minimum(classes, MANY_CLASSES).to(tl.float32)
         enough = contrast * contrast * averaging > LEAST_CONTRAST * LEAST_CONTRAST * MANY_CLASSES
         exact_enough = enough & (classes > FEW_CLASSES)
-        rank, entry = _cheapest_features(features_ptr, statistics_ptr, blocks, contrast)
-        if FEATURES_FIRST:
-            by_features = rank > 0
-        else:  # without tensor cores logarithms are cheaper, where they are exact enough
-            by_features = (rank > 0) & (exact_enough == 0)
-        if by_features:
+        allowed = (contrast + NEGLIGIBLE_RANGE) * TRUNCATION
+        reach = _largest(statistics_ptr, blocks, 0)
+        tail = _largest(statistics_ptr, blocks, 1)
+        length = _largest(statistics_ptr, blocks, 2)
+        narrow = (reach <= features.NARROW_REACH) & (
+            length * features.NARROW_FLOOR + tail * features.NARROW_GROWTH <= allowed
+        )
+        wide = (reach <= features.WIDE_REACH) & (length * features.WIDE_FLOOR + tail * features.WIDE_GROWTH <= allowed)
+        if not FEATURES_FIRST:  # without fast tensor cores logarithms are cheaper, where they are exact enough
+            narrow = narrow & (exact_enough == 0)
+            wide = wide & (exact_enough == 0)
+        one = (columns_count > 0).to(tl.int32)
+        to_base_ptr += image * 2 * rows_total
+        kl_rows_ptr = to_base_ptr + first_row + i + lane
+        kl_columns_ptr = to_base_ptr + first_column + j + lane
+        if narrow:
             divergence = _js_by_features(
                 row_ptr,
                 column_ptr,
                 base_ptr,
-                features_ptr + WIDTHS * 17 + entry * (RANKS * COEFFICIENTS),
-                tl.load(features_ptr + entry),
-                rank,
+                tl.load(kl_rows_ptr + rows_total),
+                tl.load(kl_columns_ptr + rows_total),
                 rows_total,
                 padded_classes,
+                one,
+                False,
                 FAST,
-                FINE,
-                COARSE,
+                PRODUCTS,
+                K_MAJOR,
+                BLOCK,
+                BLOCK_CLASSES,
+            )
+        elif wide:
+            divergence = _js_by_features(
+                row_ptr,
+                column_ptr,
+                base_ptr,
+                tl.load(kl_rows_ptr + rows_total),
+                tl.load(kl_columns_ptr + rows_total),
+                rows_total,
+                padded_classes,
+                one,
+                True,
+                FAST,
+                PRODUCTS,
+                K_MAJOR,
                 BLOCK,
                 BLOCK_CLASSES,
             )
         elif exact_enough:
-            entropy_ptr += image * rows_total
             divergence = _js_by_logarithms(
                 row_ptr,
                 column_ptr,
                 base_ptr,
-                tl.load(entropy_ptr + first_row + rows),
-                tl.load(entropy_ptr + first_column + columns),
+                tl.load(kl_rows_ptr),
+                tl.load(kl_columns_ptr),
                 rows_total,
                 classes,
                 FAST,
@@ -369,8 +399,10 @@ def divergence_kernel(
                 row_ptr, column_ptr, base_ptr, rows_total, classes, FAST, BLOCK, ROWS, COLUMNS
             )
         # rounding may go below 0, and leave a trace on the diagonal; NaN stays
-        itself = first_row + rows[:, None] == first_column + columns[None, :]
-        divergence = tl.where((divergence < 0) | (itself & (divergence == divergence)), 0.0, divergence)
+        divergence = tl.maximum(divergence, 0.0, propagate_nan=tl.PropagateNan.ALL)
+        apart = (first_column + j - first_row - i).to(tl.int32)  # rows of the planes, a multiple of BLOCK
+        itself = lane[:, None] == (lane + apart)[None, :]
+        divergence = tl.where(itself, tl.minimum(divergence, 0.0, propagate_nan=tl.PropagateNan.ALL), divergence)
     elif METRIC == "kl":
         divergence = _kl(row_ptr, column_ptr, plane, rows_total, classes, BLOCK, ROWS, COLUMNS)
     else:
@@ -379,11 +411,17 @@ def divergence_kernel(
     kept_first = tl.load(scale_ptr + 4)
     kept_stop = tl.load(scale_ptr + 5)
     pairs_ptr += image * pairs_total + tl.load(scale_ptr + 3)
-    out = pairs_ptr + (rows - kept_first)[:, None] * columns_count + columns[None, :]
-    kept = ((rows >= kept_first) & (rows < kept_stop))[:, None] & (columns < columns_count)[None, :]
-    tl.store(out, divergence, kept)
+    # from the tile's corner on 32 bits suffice
+    row = lane + (i - kept_first).to(tl.int32)
+    inside_row = (row >= 0) & (row < (kept_stop - kept_first).to(tl.int32))
+    inside_column = lane < (columns_count - j).to(tl.int32)
+    step = columns_count.to(tl.int32)
+    corner_ptr = pairs_ptr + (i - kept_first) * columns_count + j
+    tl.store(
+        corner_ptr + (lane[:, None] * step + lane[None, :]), divergence, inside_row[:, None] & inside_column[None, :]
+    )
     if MIRRORED:
         if i != j:
-            out = pairs_ptr + columns[:, None] * columns_count + rows[None, :]
-            kept = (columns < columns_count)[:, None] & (rows < kept_stop)[None, :]
-            tl.store(out, tl.trans(divergence), kept)
+            corner_ptr = pairs_ptr + j * columns_count + i
+            offsets = lane[:, None] * step + lane[None, :]
+            tl.store(corner_ptr + offsets, tl.trans(divergence), inside_column[:, None] & inside_row[None, :])

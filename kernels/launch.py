@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-from functools import lru_cache
 from typing import Any, NamedTuple
 
 import torch
 import triton
 from torch import Tensor
 
-from . import configurations, features
+from . import configurations
 from .attention import attention_kernel, normalise_kernel
-from .distributions import distributions_kernel
+from .distributions import STATISTICS, distributions_kernel
 from .divergence import divergence_kernel
 from .plan import TILE, Grid, Plan, divergence_plan, map_plan
 
@@ -38,19 +37,6 @@ class Options(NamedTuple):
     minmax: tuple[bool, bool]
 
 
-@lru_cache(maxsize=8)
-def _feature_table(device: torch.device) -> Tensor:
-    """Widths, floors, growths and coefficients as the divergence reads them: each width's, padded to 16 widths."""
-    widths, ranks = len(features.WIDTHS), len(features.BOUNDS[0])
-    table = torch.full((16,), 1e-6)  # serves nothing
-    table[:widths] = torch.tensor(features.WIDTHS)
-    bounds = torch.full((2, 16, 8), 1e30)
-    bounds[:, :widths, :ranks] = torch.tensor(features.BOUNDS).movedim(-1, 0)
-    with torch.inference_mode(False):
-        coefficients = torch.tensor(features.COEFFICIENTS).flatten()
-        return torch.cat((table, bounds.flatten(), coefficients)).to(device)
-
-
 def _padded_classes(classes: int) -> int:
     return -(-classes // CLASS_MULTIPLE) * CLASS_MULTIPLE
 
@@ -66,7 +52,7 @@ class _Distributions(NamedTuple):
 
     planes: Tensor
     base: Tensor
-    entropy: Tensor
+    to_base: Tensor
     statistics: Tensor
 
 
@@ -82,8 +68,8 @@ def _distributions(similarity: Tensor, plan: Plan, metric: str, softmax: bool, t
     result = _Distributions(
         scratch(batch, 2 if metric == "kl" else 1, padded_classes, plan.rows),
         scratch(batch, n_scales, padded_classes),
-        scratch(batch, plan.rows),
-        scratch(batch, n_blocks, 5),
+        scratch(batch, 2, plan.rows),
+        scratch(batch, n_blocks, STATISTICS.value),
     )
     distributions_kernel[(batch * n_blocks,)](
         similarity,
@@ -116,7 +102,6 @@ def _divergence(distributions: _Distributions, plan: Plan, pairs: Tensor, classe
         pairs,
         plan.scales,
         plan.tiles,
-        _feature_table(pairs.device),
         classes,
         distributions.planes.shape[2],
         plan.rows,

@@ -18,8 +18,6 @@ from cdam_fast.evaluation.ahead.compiler import Compiled
 from cdam_fast.evaluation.ahead.gpus import Floor, Work, floor_time, gpus_of, loop_work
 from cdam_fast.evaluation.ahead.listing import Loop
 
-RANK = 5  # of the features that CLIP's similarities take
-
 Shape = tuple[int, int, int]  # classes, height, width
 
 SHAPES: tuple[Shape, ...] = ((101, 28, 28), (140, 28, 28), (161, 28, 28), (284, 37, 37), (284, 64, 64))
@@ -27,6 +25,7 @@ SHAPES: tuple[Shape, ...] = ((101, 28, 28), (140, 28, 28), (161, 28, 28), (284, 
 
 PATHS = {
     "js by features": ("js", "_js_by_features"),
+    "js by wide features": ("js", "_js_by_features"),
     "js by logarithms": ("js", "_js_by_logarithms"),
     "js by definition": ("js", "_js_by_definition"),
     "kl": ("kl", "_kl"),
@@ -83,23 +82,22 @@ def all_floors(results: Sequence[Compiled]) -> list[StageFloors]:
 def _target_floors(compiled: Mapping[str, Compiled], target: str) -> Iterator[StageFloors]:
     for gpu in gpus_of(target):
         for shape in SHAPES:
-            for path, (metric, function) in PATHS.items():
+            for path, (metric, _) in PATHS.items():
                 if metric == "js" or shape == OTHER_METRICS_SHAPE:
-                    work = _stage_work(compiled, shape, metric, function, gpu.warp)
+                    work = _stage_work(compiled, shape, path, gpu.warp)
                     yield StageFloors(gpu.name, target, shape, path, *(floor_time(gpu, stage) for stage in work))
 
 
-def _stage_work(
-    compiled: Mapping[str, Compiled], shape: Shape, metric: str, function: str, warp: int
-) -> tuple[Work, Work, Work]:
+def _stage_work(compiled: Mapping[str, Compiled], shape: Shape, path: str, warp: int) -> tuple[Work, Work, Work]:
     from cdam_fast.kernels.launch import CLASS_MULTIPLE
     from cdam_fast.kernels.plan import map_plan
 
+    metric, function = PATHS[path]
     classes, height, width = shape
     grids = tuple((int(height * scale), int(width * scale)) for scale in SCALES)
     plan = map_plan((height, width), grids, metric != "kl", None, torch.device("cpu"))
     padded = -(-classes // CLASS_MULTIPLE) * CLASS_MULTIPLE
-    names = {"classes": classes, "padded_classes": padded, "rank": RANK, "n_scales": len(SCALES)}
+    names = {"classes": classes, "padded_classes": padded, "n_scales": len(SCALES)}
     planes = 4.0 * padded * plan.rows * (2 if metric == "kl" else 1)
     pairs = 4.0 * plan.pairs
 
@@ -109,7 +107,11 @@ def _stage_work(
 
     launch = compiled[f"divergence {metric}"]
     divergence = Work(passed_on=planes + pairs)
-    divergence += _loops_work(launch, function, len(plan.tiles), names, warp)
+    loops = [loop for loop in launch.loops if loop.function == function]
+    if function == "_js_by_features":  # compiled for both sets of features: the wide one has more of them
+        loops.sort(key=lambda loop: loop.instructions)
+        loops = loops[-1:] if "wide" in path else loops[:1]
+    divergence += _loops_work(launch, function, len(plan.tiles), names, warp, loops)
 
     patches = height * width
     launch = compiled[f"attention N={patches}"]
@@ -123,9 +125,17 @@ def _stage_work(
     return distributions, divergence, attention
 
 
-def _loops_work(compiled: Compiled, function: str, programs: int, names: Mapping[str, Any], warp: int) -> Work:
+def _loops_work(
+    compiled: Compiled,
+    function: str,
+    programs: int,
+    names: Mapping[str, Any],
+    warp: int,
+    loops: Sequence[Loop] | None = None,
+) -> Work:
     """Work of the loops of one function of a kernel, each inside the one before it where it is nested deeper."""
-    loops = [loop for loop in compiled.loops if loop.function == function]
+    if loops is None:
+        loops = [loop for loop in compiled.loops if loop.function == function]
     if not loops:
         raise LookupError(f"{compiled.name} for {compiled.target}: no loop of {function} in the listing")
     values = {**(compiled.constants or {}), **names}

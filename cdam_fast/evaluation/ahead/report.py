@@ -10,7 +10,7 @@ from rich import box
 from rich.table import Table
 
 from cdam_fast.evaluation.ahead.compiler import HARMLESS_SPILL, Compiled
-from cdam_fast.evaluation.ahead.floors import RANK, StageFloors, pair_classes
+from cdam_fast.evaluation.ahead.floors import StageFloors, pair_classes
 from cdam_fast.evaluation.ahead.gpus import Floor, gpus_of
 from cdam_fast.evaluation.ahead.listing import Loop
 
@@ -65,7 +65,7 @@ def floor_table(floors: Iterable[StageFloors]) -> Table:
     table = Table(
         title="Floors: the least time of one image with 7 scales, in microseconds",
         caption="computed from the counts above and each GPU's peak rates, with the pipe that limits; nothing here was "
-        f"measured.\nfeatures of rank {RANK}; launches themselves not counted",
+        "measured.\nlaunches themselves not counted",
         box=box.SIMPLE_HEAD,
         padding=(0, 1, 0, 0),
     )
