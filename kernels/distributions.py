@@ -15,10 +15,11 @@ LEAST = tl.constexpr(1e-30)  # stands for 0 under a logarithm: too small for any
 
 
 @triton.jit
-def tap(low_ptr, step_ptr, weight_ptr, index):
+def _tap(taps_ptr, index):
     """Two neighbours of a place on one axis, and the second's share."""
-    low = tl.load(low_ptr + index)
-    return low, low + tl.load(step_ptr + index), tl.load(weight_ptr + index)
+    entry = tl.load(taps_ptr + index)
+    low = entry.to(tl.int32)
+    return low >> 1, (low >> 1) + (low & 1), (entry >> 32).to(tl.int32).to(tl.float32, bitcast=True)
 
 
 @triton.jit
@@ -97,9 +98,7 @@ def distributions_kernel(
     statistics_ptr,  # [B, blocks, STATISTICS]
     scales_ptr,
     blocks_ptr,
-    low_ptr,
-    step_ptr,
-    weight_ptr,
+    taps_ptr,
     inverse_temperature,
     classes,
     padded_classes,
@@ -132,12 +131,12 @@ def distributions_kernel(
 
     first = tl.load(blocks_ptr + 2 * block + 1)
     rows = tl.minimum(first + tl.arange(0, BLOCK_ROWS), count - 1)  # the padding repeats the last row
-    y0, y1, wy = tap(low_ptr, step_ptr, weight_ptr, taps_y + rows // width)
-    x0, x1, wx = tap(low_ptr, step_ptr, weight_ptr, taps_x + rows % width)
+    y0, y1, wy = _tap(taps_ptr, taps_y + rows // width)
+    x0, x1, wx = _tap(taps_ptr, taps_x + rows % width)
     n00, n01, n10, n11 = _neighbours(y0, y1, x0, x1, stride_h, stride_w)
     samples = (tl.arange(0, SAMPLES).to(tl.int64) * count // SAMPLES).to(tl.int32)
-    sy0, sy1, swy = tap(low_ptr, step_ptr, weight_ptr, taps_y + samples // width)
-    sx0, sx1, swx = tap(low_ptr, step_ptr, weight_ptr, taps_x + samples % width)
+    sy0, sy1, swy = _tap(taps_ptr, taps_y + samples // width)
+    sx0, sx1, swx = _tap(taps_ptr, taps_x + samples % width)
     s00, s01, s10, s11 = _neighbours(sy0, sy1, sx0, sx1, stride_h, stride_w)
 
     chunk = tl.arange(0, BLOCK_CLASSES)

@@ -30,9 +30,8 @@ CANDIDATES: dict[str, list[dict[str, Any]]] = {
         {"FEATURES_FIRST": False},
     ],
     "attention": [
-        *({"num_warps": warps} for warps in (4, 8, 16)),
-        *({"BLOCK_ROWS": rows, "num_warps": warps} for rows in (1, 2, 4) for warps in (2, 4, 8)),
-        *({"BLOCK_SCALED": block} for block in (256, 512, 1024)),
+        *({"BLOCK_ROWS": rows, "num_warps": warps} for rows in (1, 2, 4, 8) for warps in (1, 2, 4, 8) if warps >= rows),
+        *({"BLOCK_SCALED": slots} for slots in (1, 2, 8)),
     ],
 }
 """Changes to the launch options of each stage, one at a time."""
