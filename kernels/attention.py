@@ -7,11 +7,10 @@ import triton
 import triton.language as tl
 
 from .distributions import FIELDS
-from .functions import exp2
+from .functions import LOG2E, exp2
 
 EPSILON = tl.constexpr(1e-8)  # added to the denominator of each row min-max
 RESOLUTION = tl.constexpr(2.0**-23)  # of float32 at 1
-LOG2E = tl.constexpr(1.4426950408889634)
 
 
 @triton.jit

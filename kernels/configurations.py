@@ -43,7 +43,14 @@ def distributions(target: str, metric: str) -> dict[str, Any]:
     """Launch options of `distributions_kernel`."""
     # a float64 takes two registers
     classes = 32 if metric == "js" else 16
-    return {"METRIC": metric, "BLOCK_CLASSES": classes, "BLOCK_ROWS": BLOCK_ROWS, "num_warps": 4}
+    return {
+        "METRIC": metric,
+        "FAST": _fast(target),
+        "BLOCK_CLASSES": classes,
+        "BLOCK_ROWS": BLOCK_ROWS,
+        "PER_THREAD": classes * BLOCK_ROWS // 256,
+        "num_warps": 8,
+    }
 
 
 def divergence(target: str, metric: str) -> dict[str, Any]:

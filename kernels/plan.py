@@ -16,7 +16,7 @@ from torch import Tensor
 TILE = 64
 """Rows and columns of a tile of pairs."""
 
-BLOCK_ROWS = 16
+BLOCK_ROWS = 32
 """Rows whose distributions one program computes."""
 
 Grid = tuple[int, int]

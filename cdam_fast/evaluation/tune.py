@@ -19,7 +19,9 @@ ROUNDS, REPEATS = 5, 20
 
 CANDIDATES: dict[str, list[dict[str, Any]]] = {
     "distributions": [
-        {"num_warps": warps, "BLOCK_CLASSES": classes} for warps in (2, 4, 8) for classes in (16, 32, 64)
+        {"num_warps": warps, "BLOCK_CLASSES": classes, "PER_THREAD": max(2, classes // warps)}
+        for warps in (4, 8)
+        for classes in (16, 32, 64)
     ],
     "divergence": [
         *({"num_stages": stages} for stages in (1, 2, 3, 4)),
