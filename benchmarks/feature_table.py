@@ -96,7 +96,9 @@ def horner(variable: str, coefficients: Array, indent: str, last_line: str = "f 
 def main() -> None:
     """Print the module."""
     write = sys.stdout.write
-    write('"""Features of JS as a squared distance, written by benchmarks/feature_table.py; README.md says of what."""\n')
+    write(
+        '"""Features of JS as a squared distance, written by benchmarks/feature_table.py; README.md says of what."""\n'
+    )
     write("\n")
     write("import triton\nimport triton.language as tl\n")
     tables = {name: features(shape) for name, shape in SHAPES.items()}

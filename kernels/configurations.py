@@ -11,12 +11,12 @@ import triton
 from .attention import attention_kernel, normalise_kernel
 from .distributions import distributions_kernel
 from .divergence import divergence_kernel
-from .plan import BLOCK_ROWS, TILE
+from .plan import BLOCK_ROWS, TILE, Grid, row_layout
 
 TF32_TARGETS = ("sm_80", "sm_90", "sm_100", "sm_103")
 """NVIDIA GPUs whose tensor cores multiply TF32 4 times or more as fast as their other units multiply float32."""
 
-SHIPPED_PATCHES = (784, 1369, 4096, 8192)
+SHIPPED_GRIDS = ((28, 28), (37, 37), (64, 64), (64, 128))
 """Maps whose configurations are checked ahead of time; the last is the largest that is served."""
 
 
@@ -43,7 +43,14 @@ def distributions(target: str, metric: str) -> dict[str, Any]:
     """Launch options of `distributions_kernel`."""
     # a float64 takes two registers
     classes = 32 if metric == "js" else 16
-    return {"METRIC": metric, "BLOCK_CLASSES": classes, "BLOCK_ROWS": BLOCK_ROWS, "num_warps": 4}
+    return {
+        "METRIC": metric,
+        "FAST": _fast(target),
+        "BLOCK_CLASSES": classes,
+        "BLOCK_ROWS": BLOCK_ROWS,
+        "PER_THREAD": classes * BLOCK_ROWS // 256,
+        "num_warps": 8,
+    }
 
 
 def divergence(target: str, metric: str) -> dict[str, Any]:
@@ -71,18 +78,20 @@ def normalise(target: str, patches: int) -> dict[str, Any]:
     return {"FAST": _fast(target), "BLOCK_COLUMNS": columns, "num_warps": min(16, max(1, columns // 512))}
 
 
-def attention(target: str, patches: int) -> dict[str, Any]:
-    """Launch options of `attention_kernel`, for N patches."""
-    columns = max(16, triton.next_power_of_2(patches))
-    rows = max(1, min(4, 4096 // columns))
+def attention(target: str, full: Grid) -> dict[str, Any]:
+    """Launch options of `attention_kernel`, for a map over a grid."""
+    layout = row_layout(full)
+    rows = max(1, 128 // layout.lanes)
     return {
         "FAST": _fast(target),
         "BLOCK_ROWS": rows,
-        "BLOCK_COLUMNS": columns,
-        # the first sizes that spill no register: 4 loads of a block are in flight
-        "BLOCK_SCALED": min(1024 if target == "sm_80" and columns > 1024 else 512, columns),
-        "BLOCK_RESIZED": min(2048 if target == "sm_120" and columns > 4096 else 1024, columns),
-        "num_warps": min(16, max(4, rows * columns // 512)),
+        "LANES": layout.lanes,
+        "PATCH_ROWS": layout.patch_rows,
+        "SLOTS": layout.slots,
+        "CERTAIN": layout.used - layout.step,
+        "USED": layout.used,
+        "BLOCK_SCALED": 4,
+        "num_warps": min(16, max(4, rows * layout.lanes // 32)),
     }
 
 
@@ -102,8 +111,7 @@ _TYPES = {
     "scales_ptr": "*i64",
     "blocks_ptr": "*i32",
     "tiles_ptr": "*i32",
-    "low_ptr": "*i32",
-    "step_ptr": "*i32",
+    "taps_ptr": "*i64",
     "inverse_temperature": "fp32",
     "padded_classes": "i32:16",
     "rows_total": "i32:16",
@@ -132,9 +140,11 @@ def shipped(target: str) -> list[Launch]:
         options = divergence(target, metric)
         launches.append(_launch(f"divergence {metric}", divergence_kernel, options, MIRRORED=metric != "kl"))
     minmax = {"MINMAX_BEFORE": True, "MINMAX_AFTER": True}
-    for patches in SHIPPED_PATCHES:
-        options = attention(target, patches)
-        launches.append(_launch(f"attention N={patches}", attention_kernel, options, OFFICIAL=True, **minmax))
+    for grid in SHIPPED_GRIDS:
+        patches = grid[0] * grid[1]
+        options = attention(target, grid)
+        constants = {"OFFICIAL": True, "NARROW": False, **minmax}
+        launches.append(_launch(f"attention N={patches}", attention_kernel, options, **constants))
         options = normalise(target, patches)
         launches.append(_launch(f"normalise N={patches}", normalise_kernel, options, **minmax))
     stages = 3 if target.startswith("sm_") else 2  # Triton's own numbers, which no launch changes

@@ -9,6 +9,7 @@ import triton
 import triton.language as tl
 
 from .features import js_to_base_of
+from .functions import LOG2E, exp2, log2, reciprocal, sqrt
 
 SAMPLES = tl.constexpr(16)
 FIELDS = tl.constexpr(14)  # of a scale in plan.py
@@ -17,10 +18,11 @@ LEAST = tl.constexpr(1e-30)  # stands for 0 under a logarithm: too small for any
 
 
 @triton.jit
-def tap(low_ptr, step_ptr, weight_ptr, index):
+def _tap(taps_ptr, index):
     """Two neighbours of a place on one axis, and the second's share."""
-    low = tl.load(low_ptr + index)
-    return low, low + tl.load(step_ptr + index), tl.load(weight_ptr + index)
+    entry = tl.load(taps_ptr + index)
+    low = entry.to(tl.int32)
+    return low >> 1, (low >> 1) + (low & 1), (entry >> 32).to(tl.int32).to(tl.float32, bitcast=True)
 
 
 @triton.jit
@@ -34,55 +36,94 @@ def _neighbours(y0, y1, x0, x1, stride_h, stride_w):
 
 
 @triton.jit
-def _resized(
-    class_ptr,
-    valid,
+def _weights(wy, wx, rate):
+    """Shares of the four neighbours, times a rate.  # [1, BLOCK_ROWS] each"""
+    w11 = wy * wx
+    return (1 - wy - wx + w11) * rate, (wx - w11) * rate, (wy - w11) * rate, w11 * rate
+
+
+@triton.jit
+def _resized(class_ptr, valid, n00, n01, n10, n11, f00, f01, f10, f11, w00, w01, w10, w11):
+    """Similarity at the rows of a scale less that of the first class, bilinear, times the weights' rate.
+
+    A softmax does not see a patch's constant, and without it large logits keep their digits.
+    """
+    value = w00 * (tl.load(class_ptr + n00, valid, 0.0).to(w00.dtype) - f00)
+    value += w01 * (tl.load(class_ptr + n01, valid, 0.0).to(w00.dtype) - f01)
+    value += w10 * (tl.load(class_ptr + n10, valid, 0.0).to(w00.dtype) - f10)
+    return value + w11 * (tl.load(class_ptr + n11, valid, 0.0).to(w00.dtype) - f11)
+
+
+@triton.jit
+def _power(x, FAST: tl.constexpr):
+    """``2^x`` in float32, ``e^x`` in float64; the logits come in that unit."""
+    if x.dtype == tl.float32:
+        return exp2(x, FAST)
+    else:
+        return tl.exp(x)
+
+
+@triton.jit
+def _softmax(
     image_ptr,
+    stride_c,
+    classes,
     n00,
     n01,
     n10,
     n11,
-    wy,
-    wx,
-    inverse_temperature,
-    SOFTMAX: tl.constexpr,
-    WORK: tl.constexpr,
+    f00,
+    f01,
+    f10,
+    f11,
+    w00,
+    w01,
+    w10,
+    w11,
+    FAST: tl.constexpr,
+    BLOCK_CLASSES: tl.constexpr,
+    PER_THREAD: tl.constexpr,
 ):
-    """Similarity at the rows of a scale, bilinear; NaN where it is not finite.  # [BLOCK_CLASSES, BLOCK_ROWS]
-
-    For a softmax, logits less those of the first class: it does not see a patch's constant, and large ones keep
-    their digits.
-    """
-    v00 = tl.load(class_ptr + n00, valid, 0.0).to(WORK)
-    v01 = tl.load(class_ptr + n01, valid, 0.0).to(WORK)
-    v10 = tl.load(class_ptr + n10, valid, 0.0).to(WORK)
-    v11 = tl.load(class_ptr + n11, valid, 0.0).to(WORK)
-    if SOFTMAX:
-        v00 -= tl.load(image_ptr + n00).to(WORK)
-        v01 -= tl.load(image_ptr + n01).to(WORK)
-        v10 -= tl.load(image_ptr + n10).to(WORK)
-        v11 -= tl.load(image_ptr + n11).to(WORK)
-    wy = wy.to(WORK)[None, :]
-    wx = wx.to(WORK)[None, :]
-    top = v00 + wx * (v01 - v00)
-    bottom = v10 + wx * (v11 - v10)
-    value = top + wy * (bottom - top)
-    value = tl.where(tl.abs(value) < float("inf"), value, float("nan"))
-    return value * inverse_temperature if SOFTMAX else value
-
-
-@triton.jit
-def _online_softmax(most, total, logits):
-    """Adds logits to an elementwise running maximum and sum of exponentials."""
-    raised = tl.maximum(most, logits)
-    return raised, total * tl.exp(most - raised) + tl.exp(logits - raised)
-
-
-@triton.jit
-def _joined_softmax(most, total):
-    """The maximum and the sum over classes of what `_online_softmax` left.  # [BLOCK_ROWS]"""
-    highest = tl.max(most, axis=0)
-    return highest, tl.sum(total * tl.exp(most - highest[None, :]), axis=0)
+    """Largest logit of each row, and one over the sum of exponentials: NaN for a row that is not finite."""
+    # [PER_THREAD, BLOCK_CLASSES / PER_THREAD, BLOCK_ROWS]: a thread raises its maximum once for all of its classes
+    STEP: tl.constexpr = BLOCK_CLASSES // PER_THREAD
+    chunk = tl.arange(0, PER_THREAD)[:, None, None] * STEP + tl.arange(0, STEP)[None, :, None]
+    class_ptr = image_ptr + chunk.to(tl.int64) * stride_c
+    total = tl.zeros([STEP, w00.shape[1]], w00.dtype)
+    # far below every logit, and finite, so that lanes without a class stay free of NaN
+    most = total - 1e30
+    least = total
+    for start in range(0, classes, BLOCK_CLASSES):
+        valid = start + chunk < classes
+        logits = _resized(
+            class_ptr,
+            valid,
+            n00[None, :, :],
+            n01[None, :, :],
+            n10[None, :, :],
+            n11[None, :, :],
+            f00[None, :, :],
+            f01[None, :, :],
+            f10[None, :, :],
+            f11[None, :, :],
+            w00[None, :, :],
+            w01[None, :, :],
+            w10[None, :, :],
+            w11[None, :, :],
+        )
+        least = tl.minimum(least, tl.min(logits, axis=0))
+        logits = tl.where(valid, logits, -float("inf"))
+        raised = tl.maximum(most, tl.max(logits, axis=0))
+        added = tl.sum(_power(logits - raised[None, :, :], FAST), axis=0)
+        total = total * _power(most - raised, FAST) + added
+        most = raised
+        class_ptr += stride_c.to(tl.int64) * BLOCK_CLASSES
+    highest = tl.max(most, axis=0)[None, :]
+    # fused with the sum, the product would be rounded otherwise in each of the lanes that share it
+    total = tl.where(total == 0, 0.0, total * _power(most - highest, FAST))
+    total = tl.sum(total, axis=0)[None, :]
+    finite = tl.min(least, axis=0)[None, :] > -float("inf")
+    return highest, tl.where(finite, 1 / total, float("nan"))
 
 
 # one compilation for all sizes
@@ -99,9 +140,7 @@ def distributions_kernel(
     statistics_ptr,  # [B, blocks, STATISTICS]
     scales_ptr,
     blocks_ptr,
-    low_ptr,
-    step_ptr,
-    weight_ptr,
+    taps_ptr,
     inverse_temperature,
     classes,
     padded_classes,
@@ -110,8 +149,10 @@ def distributions_kernel(
     n_scales,
     METRIC: tl.constexpr,
     SOFTMAX: tl.constexpr,
+    FAST: tl.constexpr,
     BLOCK_CLASSES: tl.constexpr,
     BLOCK_ROWS: tl.constexpr,
+    PER_THREAD: tl.constexpr,
 ):
     """Class distributions: softmax over classes of the resized similarity, in the form that the metric wants.
 
@@ -134,44 +175,83 @@ def distributions_kernel(
 
     first = tl.load(blocks_ptr + 2 * block + 1)
     rows = tl.minimum(first + tl.arange(0, BLOCK_ROWS), count - 1)  # the padding repeats the last row
-    y0, y1, wy = tap(low_ptr, step_ptr, weight_ptr, taps_y + rows // width)
-    x0, x1, wx = tap(low_ptr, step_ptr, weight_ptr, taps_x + rows % width)
+    y0, y1, wy = _tap(taps_ptr, taps_y + rows // width)
+    x0, x1, wx = _tap(taps_ptr, taps_x + rows % width)
     n00, n01, n10, n11 = _neighbours(y0, y1, x0, x1, stride_h, stride_w)
     samples = (tl.arange(0, SAMPLES).to(tl.int64) * count // SAMPLES).to(tl.int32)
-    sy0, sy1, swy = tap(low_ptr, step_ptr, weight_ptr, taps_y + samples // width)
-    sx0, sx1, swx = tap(low_ptr, step_ptr, weight_ptr, taps_x + samples % width)
+    sy0, sy1, swy = _tap(taps_ptr, taps_y + samples // width)
+    sx0, sx1, swx = _tap(taps_ptr, taps_x + samples % width)
     s00, s01, s10, s11 = _neighbours(sy0, sy1, sx0, sx1, stride_h, stride_w)
 
     chunk = tl.arange(0, BLOCK_CLASSES)
     image_ptr = similarity_ptr + image * stride_b
-    highest = tl.zeros([BLOCK_ROWS], WORK)
-    share = highest + 1
-    sample_highest = tl.zeros([SAMPLES], WORK)
-    sample_share = sample_highest + 1
+    SAMPLES_PER_THREAD: tl.constexpr = PER_THREAD * SAMPLES // BLOCK_ROWS
+    rate = 1.0
     if SOFTMAX:
-        # far below every logit, and finite, so that lanes without a class stay free of NaN
-        most = tl.full([BLOCK_CLASSES, BLOCK_ROWS], -1e30, WORK)
-        total = tl.zeros([BLOCK_CLASSES, BLOCK_ROWS], WORK)
-        sample_most = tl.full([BLOCK_CLASSES, SAMPLES], -1e30, WORK)
-        sample_total = tl.zeros([BLOCK_CLASSES, SAMPLES], WORK)
-        for start in range(0, classes, BLOCK_CLASSES):
-            c = start + chunk
-            valid = (c < classes)[:, None]
-            pointers = image_ptr + c.to(tl.int64)[:, None] * stride_c
-            logits = _resized(
-                pointers, valid, image_ptr, n00, n01, n10, n11, wy, wx, inverse_temperature, SOFTMAX, WORK
-            )
-            logits = tl.where(valid, logits, -float("inf"))
-            most, total = _online_softmax(most, total, logits)
-            logits = _resized(
-                pointers, valid, image_ptr, s00, s01, s10, s11, swy, swx, inverse_temperature, SOFTMAX, WORK
-            )
-            logits = tl.where(valid, logits, -float("inf"))
-            sample_most, sample_total = _online_softmax(sample_most, sample_total, logits)
-        highest, denominator = _joined_softmax(most, total)
-        share = 1 / denominator
-        sample_highest, denominator = _joined_softmax(sample_most, sample_total)
-        sample_share = 1 / denominator
+        rate = inverse_temperature * (LOG2E if METRIC == "js" else 1.0)
+    w00, w01, w10, w11 = _weights(wy.to(WORK)[None, :], wx.to(WORK)[None, :], rate)
+    u00, u01, u10, u11 = _weights(swy.to(WORK)[None, :], swx.to(WORK)[None, :], rate)
+    highest = tl.zeros([1, BLOCK_ROWS], WORK)
+    share = highest + 1
+    f00 = highest
+    f01 = highest
+    f10 = highest
+    f11 = highest
+    sample_highest = tl.zeros([1, SAMPLES], WORK)
+    sample_share = sample_highest + 1
+    g00 = sample_highest
+    g01 = sample_highest
+    g10 = sample_highest
+    g11 = sample_highest
+    if SOFTMAX:
+        f00 = tl.load(image_ptr + n00).to(WORK)
+        f01 = tl.load(image_ptr + n01).to(WORK)
+        f10 = tl.load(image_ptr + n10).to(WORK)
+        f11 = tl.load(image_ptr + n11).to(WORK)
+        g00 = tl.load(image_ptr + s00).to(WORK)
+        g01 = tl.load(image_ptr + s01).to(WORK)
+        g10 = tl.load(image_ptr + s10).to(WORK)
+        g11 = tl.load(image_ptr + s11).to(WORK)
+        highest, share = _softmax(
+            image_ptr,
+            stride_c,
+            classes,
+            n00,
+            n01,
+            n10,
+            n11,
+            f00,
+            f01,
+            f10,
+            f11,
+            w00,
+            w01,
+            w10,
+            w11,
+            FAST,
+            BLOCK_CLASSES,
+            PER_THREAD,
+        )
+        sample_highest, sample_share = _softmax(
+            image_ptr,
+            stride_c,
+            classes,
+            s00,
+            s01,
+            s10,
+            s11,
+            g00,
+            g01,
+            g10,
+            g11,
+            u00,
+            u01,
+            u10,
+            u11,
+            FAST,
+            BLOCK_CLASSES,
+            SAMPLES_PER_THREAD,
+        )
 
     PLANES: tl.constexpr = 2 if METRIC == "kl" else 1
     out_rows = tl.load(scale_ptr + 2) + first + tl.arange(0, BLOCK_ROWS)
@@ -184,16 +264,21 @@ def distributions_kernel(
     kl_to_base = reach
     js_to_base = reach
     cdf = tl.zeros([BLOCK_ROWS], WORK)
+    class_ptr = image_ptr + chunk.to(tl.int64)[:, None] * stride_c
     for start in range(0, padded_classes, BLOCK_CLASSES):
         c = start + chunk
         valid = (c < classes)[:, None]
-        pointers = image_ptr + c.to(tl.int64)[:, None] * stride_c
-        p = _resized(pointers, valid, image_ptr, n00, n01, n10, n11, wy, wx, inverse_temperature, SOFTMAX, WORK)
-        sample = _resized(pointers, valid, image_ptr, s00, s01, s10, s11, swy, swx, inverse_temperature, SOFTMAX, WORK)
+        # [BLOCK_CLASSES, BLOCK_ROWS]
+        p = _resized(class_ptr, valid, n00, n01, n10, n11, f00, f01, f10, f11, w00, w01, w10, w11)
+        sample = _resized(class_ptr, valid, s00, s01, s10, s11, g00, g01, g10, g11, u00, u01, u10, u11)
+        class_ptr += stride_c.to(tl.int64) * BLOCK_CLASSES
         if SOFTMAX:
-            p = tl.exp(p - highest[None, :]) * share[None, :]
-            sample = tl.exp(sample - sample_highest[None, :]) * sample_share[None, :]
-        p = tl.where(valid, p, 0.0)  # [BLOCK_CLASSES, BLOCK_ROWS]
+            p = _power(p - highest, FAST) * share
+            sample = _power(sample - sample_highest, FAST) * sample_share
+        else:
+            p = tl.where(tl.abs(p) < float("inf"), p, float("nan"))
+            sample = tl.where(tl.abs(sample) < float("inf"), sample, float("nan"))
+        p = tl.where(valid, p, 0.0)
         sample = tl.where(valid & (sample == sample), sample, 0.0)  # a row that is NaN says nothing of the others
         base = tl.sum(sample, axis=1) / SAMPLES  # [BLOCK_CLASSES]
 
@@ -204,11 +289,11 @@ def distributions_kernel(
             level = tl.where(c < classes, tl.maximum(base, tl.maximum(1 / (4.0 * classes), LEAST)), LEAST)
             if first == 0:
                 tl.store(base_ptr + c, level, c < padded_classes)
-            ratio = p / level[:, None]
+            ratio = p * reciprocal(level, FAST)[:, None]
             ratio = tl.where(valid, tl.where(ratio < LEAST, LEAST, ratio), 1.0)  # NaN stays
             tl.store(out, ratio / 2, kept)
             # of the very numbers that are stored; ratio - 1 is exact where roots' difference would round
-            inverse = 1 / (tl.sqrt(ratio) + 1)
+            inverse = reciprocal(sqrt(ratio, FAST) + 1, FAST)
             step = (ratio - 1) * inverse
             position = step * inverse
             step = level[:, None] * (step * step)
@@ -217,9 +302,9 @@ def distributions_kernel(
             tail += step * (square * square)
             length += step
             js_to_base += step * js_to_base_of(square)
-            difference = tl.sqrt(p) - tl.sqrt(base)[:, None]
+            difference = sqrt(p, FAST) - sqrt(base, FAST)[:, None]
             spread += difference * difference
-            kl_to_base += (level[:, None] * ratio) * tl.log2(ratio)
+            kl_to_base += (level[:, None] * ratio) * log2(ratio, FAST)
         elif METRIC == "kl":
             # the float32 of 0 is not 0 below 1e-45: absent is what exp itself lost
             ratio = tl.log(tl.maximum(p, 1e-300)) - tl.log(tl.maximum(base, 1e-300))[:, None]

@@ -7,6 +7,8 @@ logarithm, 8 for a square root or a quotient, 4 for an exponential.
 import triton
 import triton.language as tl
 
+LOG2E = tl.constexpr(1.4426950408889634)
+
 
 @triton.jit
 def log2(x, FAST: tl.constexpr):

@@ -77,9 +77,7 @@ def _distributions(similarity: Tensor, plan: Plan, metric: str, softmax: bool, t
         *result,
         plan.scales,
         plan.blocks,
-        plan.tap_low,
-        plan.tap_step,
-        plan.tap_weight,
+        plan.taps,
         1 / temperature,
         classes,
         padded_classes,
@@ -133,31 +131,28 @@ def _attention(pairs: Tensor, plan: Plan, full: Grid, strip: Grid, out: Tensor, 
             enable_fp_fusion=True,
             **configurations.normalise(target, n_rows),
         )
-    config = configurations.attention(target, height * width)
+    config = configurations.attention(target, full)
     rows = strip[1] - strip[0]
     blocks = triton.cdiv(rows, config["BLOCK_ROWS"])
-    scaled_columns = max((grid[0] * grid[1] for grid in options.grids if grid != full), default=1)
-    long_row = config["BLOCK_COLUMNS"] > config["BLOCK_RESIZED"]
-    scratch_columns = scaled_columns + (height * width if long_row else 0)
+    resized = [grid for grid in options.grids if grid != full]
+    scratch_columns = max((grid[0] * grid[1] for grid in resized), default=1)
     scratch = torch.empty(batch, rows, scratch_columns, dtype=torch.float32, device=pairs.device)
     attention_kernel[(batch * blocks,)](
         pairs,
         scratch,
         out,
         plan.scales,
-        plan.tap_low,
-        plan.tap_step,
-        plan.tap_weight,
+        plan.taps,
         height,
         width,
         plan.pairs,
         scratch_columns,
-        scaled_columns,
         strip[0],
         rows,
         len(options.grids),
         inverse_temperature,
         OFFICIAL=options.order == "official",
+        NARROW=any(1 in grid for grid in resized),
         **minmax,
         enable_fp_fusion=True,
         **config,

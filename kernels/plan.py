@@ -16,7 +16,7 @@ from torch import Tensor
 TILE = 64
 """Rows and columns of a tile of pairs."""
 
-BLOCK_ROWS = 16
+BLOCK_ROWS = 32
 """Rows whose distributions one program computes."""
 
 Grid = tuple[int, int]
@@ -36,12 +36,11 @@ class Plan(NamedTuple):
     """int32 ``[blocks, 2]``: scale and first row of each program of the distributions."""
     tiles: Tensor
     """int32 ``[tiles, 3]``: scale, first row and first column of each tile of pairs."""
-    tap_low: Tensor
-    """int32: for each place of an axis, the first of the two places of the other grid that it lies between,"""
-    tap_step: Tensor
-    """int32: how far the second is from the first, 0 or 1,"""
-    tap_weight: Tensor
-    """float32: and the second's share."""
+    taps: Tensor
+    """int64: for each place of an axis, the first of the two places of the other grid that it lies between, and in the
+    upper half the bits of the second's share, a float32. Down to a scale the lower half holds twice the first, plus
+    how far the second is from it, 0 or 1; up from a scale it holds the patches before the first, and the second is the
+    next one, if the axis has 2."""
     rows: int
     """Padded rows of all scales."""
     pairs: int
@@ -54,31 +53,83 @@ def _padded(count: int, multiple: int) -> int:
     return -(-count // multiple) * multiple
 
 
-def _taps(size_out: int, size_in: int) -> list[tuple[int, int, float]]:
+class RowLayout(NamedTuple):
+    """How a row of the map lies in the attention's registers: slots of whole rows of patches."""
+
+    lanes: int
+    """Places of a slot, a power of 2; those after its rows of patches are idle."""
+    patch_rows: int
+    """Rows of patches of a slot."""
+    used: int
+    """Slots. Some more than the map has, so that maps of several heights share one compilation."""
+
+    @property
+    def slots(self) -> int:
+        """``used``, to a power of 2."""
+        return _power_of_2(self.used)
+
+    @property
+    def step(self) -> int:
+        """Heights between one compilation and the next, in slots."""
+        return max(1, self.slots // 16)
+
+
+def row_layout(full: Grid) -> RowLayout:
+    """The layout that takes the fewest instructions, of those with as many slots as a thread can hold."""
+    height, width = full
+    layouts = []
+    lanes = _power_of_2(max(32, width))
+    while not layouts or lanes <= 512:
+        patch_rows = min(lanes // width, height)
+        layout = RowLayout(lanes, patch_rows, -(-height // patch_rows))
+        layout = layout._replace(used=_padded(layout.used, layout.step))
+        if layout.slots <= 32 or lanes >= 512:
+            layouts.append(layout)
+        lanes *= 2
+    # what a warp does once for a scale is as much as 10 slots of it
+    return min(layouts, key=lambda layout: layout.lanes * (layout.used + 10))
+
+
+def _power_of_2(count: int) -> int:
+    return 1 << (count - 1).bit_length()
+
+
+def _down_taps(size_out: int, size_in: int) -> list[tuple[int, float]]:
     """Neighbours of a bilinear resize with align_corners=False, in integers so that rounding moves no tap."""
     taps = []
     for i in range(size_out):
         low, remainder = divmod(max(0, (2 * i + 1) * size_in - size_out), 2 * size_out)
         step = int(remainder > 0 and low + 1 < size_in)
-        taps.append((low, step, remainder / (2 * size_out) if step else 0.0))
+        taps.append((2 * low + step, remainder / (2 * size_out) if step else 0.0))
+    return taps
+
+
+def _up_taps(size_out: int, size_in: int) -> list[tuple[int, float]]:
+    """The same with the second neighbour always next to the first: at the far end its share is 1."""
+    taps = []
+    for low, weight in _down_taps(size_out, size_in):
+        first = max(0, min(low // 2, size_in - 2))
+        taps.append((first, weight + low // 2 - first))
     return taps
 
 
 def _needed_rows(low_grid: Grid, full: Grid, first: int, stop: int) -> tuple[int, int]:
     """First and last-plus-one row of a scale that the map's rows first to stop are interpolated from."""
-    taps = _taps(full[0], low_grid[0])
-    top, bottom = taps[first // full[1]], taps[(stop - 1) // full[1]]
-    return top[0] * low_grid[1], (bottom[0] + bottom[1] + 1) * low_grid[1]
+    taps = _up_taps(full[0], low_grid[0])
+    top, bottom = taps[first // full[1]][0], taps[(stop - 1) // full[1]][0]
+    return top * low_grid[1], min(bottom + 2, low_grid[0]) * low_grid[1]
 
 
 @lru_cache(maxsize=64)
 def map_plan(full: Grid, grids: tuple[Grid, ...], symmetric: bool, strip: Grid | None, device: torch.device) -> Plan:
     """Tables for the map over ``full``, or for its rows ``strip[0]`` to ``strip[1]``."""
-    taps: list[tuple[int, int, float]] = []
+    taps: list[tuple[int, float]] = []
+    layout = row_layout(full)
+    padding = layout.used * layout.patch_rows - full[0]
 
-    def add_taps(size_out: int, size_in: int) -> int:
-        taps.extend(_taps(size_out, size_in))
-        return len(taps) - size_out
+    def add_taps(added: list[tuple[int, float]]) -> int:
+        taps.extend(added)
+        return len(taps) - len(added)
 
     entries, blocks, tiles = [], [], []
     rows = pairs = 0
@@ -86,8 +137,9 @@ def map_plan(full: Grid, grids: tuple[Grid, ...], symmetric: bool, strip: Grid |
     for scale, grid in enumerate(grids):
         count = grid[0] * grid[1]
         first, stop = (0, count) if strip is None else _needed_rows(grid, full, *strip)
-        down = add_taps(grid[0], full[0]), add_taps(grid[1], full[1])
-        up = add_taps(full[0], grid[0]), add_taps(full[1], grid[1])
+        down = add_taps(_down_taps(grid[0], full[0])), add_taps(_down_taps(grid[1], full[1]))
+        up_y = [(low * grid[1], weight) for low, weight in _up_taps(full[0], grid[0])]
+        up = add_taps(up_y + up_y[-1:] * padding), add_taps(_up_taps(full[1], grid[1]))
         padded = _padded(count, TILE)
         entries.append(
             [*grid, rows, pairs, first, stop, *down, *up, len(blocks), padded // BLOCK_ROWS, rows, count],
@@ -111,7 +163,7 @@ def divergence_plan(rows: int, columns: int | None, symmetric: bool, device: tor
     entry = [height, 1, 0, 0, 0, rows, 0, height, 0, height, 0, padded // BLOCK_ROWS, first_column, width]
     blocks = [(0, row) for row in range(0, padded, BLOCK_ROWS)]
     tiles = [(0, i, j) for i in range(0, rows, TILE) for j in range(i if mirrored else 0, width, TILE)]
-    identity = [(i, 0, 0.0) for i in range(height)] + [(0, 0, 0.0)]
+    identity = [(2 * i, 0.0) for i in range(height)] + [(0, 0.0)]
     return _on_device([entry], blocks, tiles, identity, padded, rows * width, mirrored, device)
 
 
@@ -119,21 +171,21 @@ def _on_device(
     entries: list[list[int]],
     blocks: list[tuple[int, int]],
     tiles: list[tuple[int, int, int]],
-    taps: Sequence[tuple[int, int, float]],
+    taps: Sequence[tuple[int, float]],
     rows: int,
     pairs: int,
     mirrored: bool,
     device: torch.device,
 ) -> Plan:
-    low, step, weight = zip(*taps)
+    low, weight = zip(*taps)
     with torch.inference_mode(False):
+        bits = torch.tensor(weight, dtype=torch.float32).view(torch.int32).long()
+        packed = torch.tensor(low, dtype=torch.int64) | bits << 32
         return Plan(
             torch.tensor(entries, dtype=torch.int64, device=device),
             torch.tensor(blocks, dtype=torch.int32, device=device),
             torch.tensor(tiles, dtype=torch.int32, device=device),
-            torch.tensor(low, dtype=torch.int32, device=device),
-            torch.tensor(step, dtype=torch.int32, device=device),
-            torch.tensor(weight, dtype=torch.float32, device=device),
+            packed.to(device),
             rows,
             pairs,
             mirrored,

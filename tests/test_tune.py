@@ -31,7 +31,7 @@ def test_candidates_change_options_that_exist():
     shipped = {
         "distributions": configurations.distributions("sm_90", "js"),
         "divergence": configurations.divergence("sm_90", "js"),
-        "attention": configurations.attention("sm_90", 784),
+        "attention": configurations.attention("sm_90", (28, 28)),
     }
     for stage, candidates in tune.CANDIDATES.items():
         for changes in candidates:

@@ -19,7 +19,9 @@ ROUNDS, REPEATS = 5, 20
 
 CANDIDATES: dict[str, list[dict[str, Any]]] = {
     "distributions": [
-        {"num_warps": warps, "BLOCK_CLASSES": classes} for warps in (2, 4, 8) for classes in (16, 32, 64)
+        {"num_warps": warps, "BLOCK_CLASSES": classes, "PER_THREAD": max(2, classes // warps)}
+        for warps in (4, 8)
+        for classes in (16, 32, 64)
     ],
     "divergence": [
         *({"num_stages": stages} for stages in (1, 2, 3, 4)),
@@ -32,9 +34,8 @@ CANDIDATES: dict[str, list[dict[str, Any]]] = {
         {"FEATURES_FIRST": False},
     ],
     "attention": [
-        *({"num_warps": warps} for warps in (4, 8, 16)),
-        *({"BLOCK_ROWS": rows, "num_warps": warps} for rows in (1, 2, 4) for warps in (2, 4, 8)),
-        *({"BLOCK_SCALED": block} for block in (256, 512, 1024)),
+        *({"BLOCK_ROWS": rows, "num_warps": warps} for rows in (1, 2, 4, 8) for warps in (1, 2, 4, 8) if warps >= rows),
+        *({"BLOCK_SCALED": slots} for slots in (1, 2, 8)),
     ],
 }
 """Changes to the launch options of each stage, one at a time."""
