@@ -188,7 +188,8 @@ def distributions_kernel(
     SAMPLES_PER_THREAD: tl.constexpr = PER_THREAD * SAMPLES // BLOCK_ROWS
     rate = 1.0
     if SOFTMAX:
-        rate = inverse_temperature * (LOG2E if METRIC == "js" else 1.0)
+        # a colder softmax is as good as one-hot, and its logits would overflow
+        rate = tl.minimum(inverse_temperature * (LOG2E if METRIC == "js" else 1.0), 1e30)
     w00, w01, w10, w11 = _weights(wy.to(WORK)[None, :], wx.to(WORK)[None, :], rate)
     u00, u01, u10, u11 = _weights(swy.to(WORK)[None, :], swx.to(WORK)[None, :], rate)
     highest = tl.zeros([1, BLOCK_ROWS], WORK)
@@ -265,6 +266,7 @@ def distributions_kernel(
     js_to_base = reach
     cdf = tl.zeros([BLOCK_ROWS], WORK)
     class_ptr = image_ptr + chunk.to(tl.int64)[:, None] * stride_c
+    out = planes_ptr + chunk.to(tl.int64)[:, None] * rows_total + out_rows[None, :]
     for start in range(0, padded_classes, BLOCK_CLASSES):
         c = start + chunk
         valid = (c < classes)[:, None]
@@ -282,7 +284,6 @@ def distributions_kernel(
         sample = tl.where(valid & (sample == sample), sample, 0.0)  # a row that is NaN says nothing of the others
         base = tl.sum(sample, axis=1) / SAMPLES  # [BLOCK_CLASSES]
 
-        out = planes_ptr + c.to(tl.int64)[:, None] * rows_total + out_rows[None, :]
         kept = (c < padded_classes)[:, None]
         if METRIC == "js":
             # the samples' mean, away from 0 where they miss a class that other rows have
@@ -317,6 +318,7 @@ def distributions_kernel(
             difference = cdf[None, :] + tl.cumsum(step, axis=0)
             cdf += tl.sum(step, axis=0)
             tl.store(out, tl.where(valid, difference, 0.0).to(tl.float32), kept)
+        out += rows_total.to(tl.int64) * BLOCK_CLASSES
 
     if METRIC == "js":
         to_base_ptr += image * 2 * rows_total + out_rows
