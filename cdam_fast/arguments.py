@@ -113,14 +113,20 @@ def check_options(
 ) -> MapOptions:
     """The knobs of the attention map, checked against the similarity's patch grid."""
     height, width = similarity.shape[-2:]
-    knobs = (scales, temperature, attention_temperature, metric, order, minmax)
+    knobs = (temperature, attention_temperature, metric, order)
     # sizes that are symbols or tensors are a tracer's
-    if type(scales) is tuple and type(minmax) is tuple and type(height) is int is type(width) and not is_compiling():
+    if (
+        type(height) is int is type(width)
+        and not is_compiling()
+        and isinstance(scales, (tuple, list))
+        and isinstance(minmax, (tuple, list))
+    ):
+        factors, flags = tuple(scales), tuple(minmax)
         try:
-            return _known_options(height, width, tuple(map(type, scales + minmax)), *knobs)
+            return _known_options(height, width, tuple(map(type, factors + flags)), factors, *knobs, flags)
         except (TypeError, ValueError):
             pass  # something that has no hash, or is wrong
-    return _check_options(height, width, *knobs)
+    return _check_options(height, width, scales, *knobs, minmax)
 
 
 @lru_cache(maxsize=256, typed=True)
