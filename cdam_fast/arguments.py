@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 from numbers import Integral
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from cdam_fast.compat import is_compiling
 from cdam_fast.constants import BACKENDS, METRICS, ORDERS, scaled_grid
 
 FLOATING = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -110,12 +112,44 @@ def check_options(
     minmax: object,
 ) -> MapOptions:
     """The knobs of the attention map, checked against the similarity's patch grid."""
+    height, width = similarity.shape[-2:]
+    knobs = (temperature, attention_temperature, metric, order)
+    # sizes that are symbols or tensors are a tracer's
+    if (
+        type(height) is int is type(width)
+        and not is_compiling()
+        and isinstance(scales, (tuple, list))
+        and isinstance(minmax, (tuple, list))
+    ):
+        factors, flags = tuple(scales), tuple(minmax)
+        try:
+            return _known_options(height, width, tuple(map(type, factors + flags)), factors, *knobs, flags)
+        except (TypeError, ValueError):
+            pass  # something that has no hash, or is wrong
+    return _check_options(height, width, scales, *knobs, minmax)
+
+
+@lru_cache(maxsize=256, typed=True)
+def _known_options(height: int, width: int, kinds: tuple[type, ...], *knobs: Any) -> MapOptions:
+    """Kinds and ``typed`` keep 1, 1.0 and True apart, which are equal."""
+    return _check_options(height, width, *knobs)
+
+
+def _check_options(
+    height: int,
+    width: int,
+    scales: object,
+    temperature: object,
+    attention_temperature: object,
+    metric: object,
+    order: object,
+    minmax: object,
+) -> MapOptions:
     scales, minmax = plain(scales), plain(minmax)
     if isinstance(scales, str) or not isinstance(scales, Sequence):
         raise TypeError(f"scales: got {type(scales).__name__}, takes a sequence of positive numbers")
     if len(scales) == 0:
         raise ValueError("scales: got an empty sequence, takes at least one scale")
-    height, width = similarity.shape[-2:]
     checked_scales = tuple(check_positive(f"scales[{i}]", scale) for i, scale in enumerate(scales))
     for i, scale in enumerate(checked_scales):
         if 0 in scaled_grid(height, width, scale):

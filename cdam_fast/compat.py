@@ -138,8 +138,17 @@ def refusal_of_dtype(dtype: torch.dtype, device_type: str) -> str | None:
     return None
 
 
+_UNCHANGED = contextlib.nullcontext()
+
+
 def without_autocast(device_type: str) -> contextlib.AbstractContextManager[Any]:
     """Arithmetic in the dtypes that are written, whatever autocast surrounds it."""
+    if TORCH >= (2, 4) and not is_compiling():  # before, each kind of device had a question of its own
+        try:
+            if not torch.is_autocast_enabled(device_type):
+                return _UNCHANGED
+        except RuntimeError:
+            return _UNCHANGED
     try:
         return torch.autocast(device_type, enabled=False)
     except (RuntimeError, AssertionError):  # there is none on such a device, and nothing to switch off

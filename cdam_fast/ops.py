@@ -9,7 +9,7 @@ import importlib
 import importlib.util
 import re
 from collections.abc import Sequence
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 
 import torch
@@ -29,8 +29,8 @@ LARGEST_MAP = 8192
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 
 _OPTIONS = (
-    "float[] scales, float temperature, float attention_temperature, str metric, str order, bool[] minmax, "
-    "ScalarType out_dtype"
+    "float[] scales, float temperature, float attention_temperature, str metric, str order, bool minmax_before, "
+    "bool minmax_after, ScalarType out_dtype"  # torch.jit.trace takes no list of bool
 )
 
 
@@ -75,9 +75,15 @@ def _triton_version() -> str:
 
 
 def _interpreted() -> bool:
+    return bool(_launch().INTERPRETED)
+
+
+@cache
+def _launch() -> Any:
+    """The kernels' host side; what is imported already costs a call a microsecond otherwise."""
     from cdam_fast.kernels import launch
 
-    return bool(launch.INTERPRETED)
+    return launch
 
 
 # --- The attention map ------------------------------------------------------------------------------------------
@@ -90,9 +96,11 @@ def cdam_attention(similarity: Tensor, options: MapOptions, out_dtype: torch.dty
         divergence = pairwise_divergence if options.metric == "js" else portable.pairwise_divergence
         return portable.cdam_attention(working_similarity(similarity), options, divergence).to(out_dtype)
     images = as_batch(similarity, 3)
-    function = _map if _is_plain(similarity) else _map_operator
-    maps: Tensor = function(images, *options, out_dtype)
-    return maps.reshape(*similarity.shape[:-3], *maps.shape[1:])
+    if _is_plain(similarity):
+        maps: Tensor = _launch().attention_map(images, _kernel_options(*images.shape[2:], options), out_dtype)
+    else:
+        maps = _map_operator(images, *_plain(options), out_dtype)
+    return maps if images is similarity else maps.reshape(*similarity.shape[:-3], *maps.shape[1:])
 
 
 def cdam_attend(similarity: Tensor, values: Tensor, options: MapOptions, out_dtype: torch.dtype) -> Tensor:
@@ -101,58 +109,57 @@ def cdam_attend(similarity: Tensor, values: Tensor, options: MapOptions, out_dty
         attention = cdam_attention(similarity, options, torch.float32)
         return (attention @ values.to(torch.float32)).to(out_dtype)
     images, flat = as_batch(similarity, 3), as_batch(values, 2)
-    function = _attend if _is_plain(similarity) and _is_plain(values) else _attend_operator
-    result: Tensor = function(images, flat, *options, out_dtype)
-    return result.reshape(*similarity.shape[:-3], *result.shape[1:])
+    if _is_plain(similarity, values):
+        kernel_options = _kernel_options(*images.shape[2:], options)
+        result: Tensor = _launch().attend(images, flat, kernel_options, out_dtype)
+    else:
+        result = _attend_operator(images, flat, *_plain(options), out_dtype)
+    return result if images is similarity else result.reshape(*similarity.shape[:-3], *result.shape[1:])
 
 
 def pairwise_divergence(p: Tensor, q: Tensor | None = None, *, metric: str) -> Tensor:
     """``p [..., N, C]``, ``q [..., M, C]`` -> ``[..., N, M]`` in p's dtype; differentiable once."""
     flat_p, flat_q = as_batch(p, 2), None if q is None else as_batch(q, 2)
-    plain = _is_plain(p) and (q is None or _is_plain(q))
+    plain = _is_plain(p, q)
     result: Tensor = (_divergence if plain else _divergence_operator)(flat_p, flat_q, metric)
-    return result.reshape(*p.shape[:-2], *result.shape[1:])
+    return result if flat_p is p else result.reshape(*p.shape[:-2], *result.shape[1:])
 
 
-def _is_plain(tensor: Tensor) -> bool:
+def _is_plain(*tensors: Tensor | None) -> bool:
     """Whether neither autograd nor a tracer needs to see an operator, which costs 0.1 ms."""
-    differentiated = torch.is_grad_enabled() and tensor.requires_grad
-    return not differentiated and not is_traced(tensor)
+    if torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in tensors):
+        return False
+    return not is_traced(*tensors)
 
 
-def _kernel_options(similarity: Tensor, options: MapOptions) -> Any:
-    from cdam_fast.kernels import launch
-
-    height, width = similarity.shape[-2:]
-    return launch.Options(tuple(scaled_grid(height, width, scale) for scale in options.scales), *options[1:])
+def _plain(options: MapOptions) -> tuple[Any, ...]:
+    scales, temperature, attention_temperature, metric, order, (before, after) = options  # torch 2.6 traces no slice
+    return scales, temperature, attention_temperature, metric, order, before, after
 
 
-def _map(
+def _from_plain(
     similarity: Tensor,
     scales: Sequence[float],
     temperature: float,
     attention_temperature: float,
     metric: str,
     order: str,
-    minmax: Sequence[bool],
-    out_dtype: torch.dtype,
-) -> Tensor:
-    from cdam_fast.kernels import launch
+    before: bool,
+    after: bool,
+) -> Any:
+    """The kernels' options for a similarity, from what an operator is given."""
+    options = MapOptions(tuple(scales), temperature, attention_temperature, metric, order, (before, after))
+    return _kernel_options(*similarity.shape[2:], options)
 
-    options = _options(scales, temperature, attention_temperature, metric, order, minmax)
-    result: Tensor = launch.attention_map(similarity, _kernel_options(similarity, options), out_dtype)
+
+@lru_cache(maxsize=256)
+def _kernel_options(height: int, width: int, options: MapOptions) -> Any:
+    return _launch().Options(tuple(scaled_grid(height, width, scale) for scale in options.scales), *options[1:])
+
+
+def _map(similarity: Tensor, *options: Any) -> Tensor:
+    result: Tensor = _launch().attention_map(similarity, _from_plain(similarity, *options[:-1]), options[-1])
     return result
-
-
-def _options(
-    scales: Sequence[float],
-    temperature: float,
-    attention_temperature: float,
-    metric: str,
-    order: str,
-    minmax: Sequence[bool],
-) -> MapOptions:
-    return MapOptions(tuple(scales), temperature, attention_temperature, metric, order, (minmax[0], minmax[1]))
 
 
 def _fake_map(similarity: Tensor, *options: Any) -> Tensor:
@@ -163,21 +170,8 @@ def _fake_map(similarity: Tensor, *options: Any) -> Tensor:
 _map_operator = compat.operator("triton_map", f"(Tensor similarity, {_OPTIONS}) -> Tensor", _map, _fake_map)
 
 
-def _attend(
-    similarity: Tensor,
-    values: Tensor,
-    scales: Sequence[float],
-    temperature: float,
-    attention_temperature: float,
-    metric: str,
-    order: str,
-    minmax: Sequence[bool],
-    out_dtype: torch.dtype,
-) -> Tensor:
-    from cdam_fast.kernels import launch
-
-    options = _options(scales, temperature, attention_temperature, metric, order, minmax)
-    result: Tensor = launch.attend(similarity, values, _kernel_options(similarity, options), out_dtype)
+def _attend(similarity: Tensor, values: Tensor, *options: Any) -> Tensor:
+    result: Tensor = _launch().attend(similarity, values, _from_plain(similarity, *options[:-1]), options[-1])
     return result
 
 
@@ -194,9 +188,7 @@ _attend_operator = compat.operator(
 
 
 def _divergence(p: Tensor, q: Tensor | None, metric: str) -> Tensor:
-    from cdam_fast.kernels import launch
-
-    result: Tensor = launch.pairwise_divergence(p, q, metric)
+    result: Tensor = _launch().pairwise_divergence(p, q, metric)
     return result
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -10,6 +11,12 @@ from torch import Tensor, nn
 from cdam_fast.compat import is_compiling, require_operators
 
 __all__ = ["as_batch", "is_compiling", "is_traced", "refuse_func_gradients"]
+
+_internals: Any = torch._C
+_functorch: Any = getattr(_internals, "_functorch", None)
+_tracing_state: Callable[[], Any] = _internals._get_tracing_state
+_count_modes: Callable[[], int] | None = getattr(_internals, "_len_torch_dispatch_stack", None)  # since torch 2.1
+_transforms: Callable[[], Any] | None = getattr(_functorch, "peek_interpreter_stack", None)  # since torch 2.0
 
 
 def is_traced(*tensors: Tensor | None) -> bool:
@@ -20,21 +27,22 @@ def is_traced(*tensors: Tensor | None) -> bool:
     Raises:
         RuntimeError: torch is too old for the operators that they would need.
     """
-    internals: Any = torch._C
     if is_compiling():
         return True
-    if internals._get_tracing_state() is not None:
+    if _tracing_state() is not None:
         require_operators("torch.jit.trace")
         return True
-    modes = getattr(internals, "_len_torch_dispatch_stack", None)  # since torch 2.1
-    if modes is not None and modes() > 0:
+    if _count_modes is not None and _count_modes() > 0:
         return True
-    wrapped = getattr(getattr(internals, "_functorch", None), "is_functorch_wrapped_tensor", None)
-    given = [tensor for tensor in tensors if tensor is not None]
-    if wrapped is not None and any(map(wrapped, given)):
+    if _transforms is not None and _transforms() is not None:  # whatever is made there, they wrap
         require_operators("torch.func")
         return True
-    return any(type(tensor) not in (Tensor, nn.Parameter) for tensor in given)
+    for tensor in tensors:
+        if tensor is None:
+            continue
+        if type(tensor) is not Tensor and type(tensor) is not nn.Parameter:
+            return True
+    return False
 
 
 def refuse_func_gradients(*tensors: Tensor | None) -> None:
@@ -43,23 +51,25 @@ def refuse_func_gradients(*tensors: Tensor | None) -> None:
     Raises:
         RuntimeError: torch.func.grad, jvp or what is made of them (jacrev, jacfwd, hessian) tracks one of the tensors.
     """
-    functorch: Any = getattr(torch._C, "_functorch", None)
-    if is_compiling() or not hasattr(functorch, "is_gradtrackingtensor"):
+    if is_compiling() or _transforms is None or _transforms() is None:
         return
     for tensor in tensors:
         level: Any = tensor
-        while level is not None and functorch.is_functorch_wrapped_tensor(level):
-            if functorch.is_gradtrackingtensor(level):
+        while level is not None and _functorch.is_functorch_wrapped_tensor(level):
+            if _functorch.is_gradtrackingtensor(level):
                 raise RuntimeError(
                     "torch.func of cdam_fast: got a tensor that torch.func.grad, jvp or a function made of them "
                     "tracks, takes torch.autograd.grad, torch.func.vmap, or cdam_fast.reference under any of them"
                 )
-            level = functorch.get_unwrapped(level)
+            level = _functorch.get_unwrapped(level)
 
 
 def as_batch(tensor: Tensor, dims: int) -> Tensor:
     """Leading dims flattened to one, in front of so many others; sizes may be symbols."""
-    return tensor.unsqueeze(0) if tensor.dim() == dims else tensor.flatten(0, -dims - 1)
+    given = tensor.dim()
+    if given == dims + 1:
+        return tensor
+    return tensor.unsqueeze(0) if given == dims else tensor.flatten(0, -dims - 1)
 
 
 def refuse_jit(what: str) -> None:

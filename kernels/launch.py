@@ -1,4 +1,4 @@
-"""Host side: allocate the buffers, pick the configurations, launch the three stages."""
+"""Host side of a call: allocate the buffers, launch the three stages that `stages` holds ready."""
 
 from __future__ import annotations
 
@@ -11,12 +11,10 @@ from torch import Tensor
 
 from . import configurations
 from .attention import attention_kernel, normalise_kernel
-from .distributions import STATISTICS, distributions_kernel
+from .distributions import distributions_kernel
 from .divergence import divergence_kernel
-from .plan import TILE, Grid, Plan, divergence_plan, map_plan
-
-CLASS_MULTIPLE = 16
-"""Classes are padded to a multiple of this, with zeros, so that the loops over classes need no mask."""
+from .plan import TILE
+from .stages import Distributed, Launch, Options, Stages, map_stages, pairwise_stages
 
 STRIP_BYTES = 1 << 28
 """Scratch that `attend` allows itself before it goes in strips of rows: 256 MB."""
@@ -25,26 +23,15 @@ INTERPRETED = not isinstance(attention_kernel, triton.runtime.JITFunction)
 """Whether ``TRITON_INTERPRET=1`` was set: the kernels then run on CPU tensors, slowly."""
 
 
-class Options(NamedTuple):
-    """The knobs of the map, checked by the caller."""
-
-    grids: tuple[Grid, ...]
-    """Patch grid of each scale."""
-    temperature: float
-    attention_temperature: float
-    metric: str
-    order: str
-    minmax: tuple[bool, bool]
-
-
-def _padded_classes(classes: int) -> int:
-    return -(-classes // CLASS_MULTIPLE) * CLASS_MULTIPLE
+_HERE = contextlib.nullcontext()
 
 
 def _guard(device: torch.device) -> contextlib.AbstractContextManager[Any]:
     """Makes the tensors' device current, which is where Triton launches."""
-    module = getattr(torch, device.type, None)
-    return module.device(device) if device.type != "cpu" else contextlib.nullcontext()
+    if device.type == "cpu":
+        return _HERE
+    module = getattr(torch, device.type)
+    return _HERE if module.current_device() == device.index else module.device(device)
 
 
 class _Distributions(NamedTuple):
@@ -56,127 +43,54 @@ class _Distributions(NamedTuple):
     statistics: Tensor
 
 
-def _distributions(similarity: Tensor, plan: Plan, metric: str, softmax: bool, temperature: float) -> _Distributions:
+def _distributions(similarity: Tensor, stage: Distributed) -> _Distributions:
     """``similarity [B, C, h, w]`` -> the class distributions of every row of the plan."""
-    batch, classes = similarity.shape[:2]
-    padded_classes = _padded_classes(classes)
-    n_blocks, n_scales = len(plan.blocks), len(plan.scales)
-
-    def scratch(*shape: int) -> Tensor:
-        return torch.empty(shape, dtype=torch.float32, device=similarity.device)
-
+    device, single = similarity.device, torch.float32
     result = _Distributions(
-        scratch(batch, 2 if metric == "kl" else 1, padded_classes, plan.rows),
-        scratch(batch, n_scales, padded_classes),
-        scratch(batch, 2, plan.rows),
-        scratch(batch, n_blocks, STATISTICS.value),
+        torch.empty(stage.planes, dtype=single, device=device),
+        torch.empty(stage.base, dtype=single, device=device),
+        torch.empty(stage.to_base, dtype=single, device=device),
+        torch.empty(stage.statistics, dtype=single, device=device),
     )
-    distributions_kernel[(batch * n_blocks,)](
-        similarity,
-        *similarity.stride(),
-        *result,
-        plan.scales,
-        plan.blocks,
-        plan.taps,
-        1 / temperature,
-        classes,
-        padded_classes,
-        plan.rows,
-        n_blocks,
-        n_scales,
-        SOFTMAX=softmax,
-        enable_fp_fusion=True,
-        **configurations.distributions(configurations.target_of(similarity.device), metric),
-    )
+    grid, arguments, constants = stage.launch
+    distributions_kernel[grid](similarity, *similarity.stride(), *result, *arguments, **constants)
     return result
 
 
-def _divergence(distributions: _Distributions, plan: Plan, pairs: Tensor, classes: int, metric: str) -> None:
+def _divergence(distributions: _Distributions, pairs: Tensor, launch: Launch) -> None:
     """The divergence of every pair of the plan, into ``pairs [B, pairs]``."""
-    batch = distributions.planes.shape[0]
-    n_tiles = len(plan.tiles)
-    divergence_kernel[(batch * n_tiles,)](
-        *distributions,
-        pairs,
-        plan.scales,
-        plan.tiles,
-        classes,
-        distributions.planes.shape[2],
-        plan.rows,
-        plan.pairs,
-        n_tiles,
-        len(plan.blocks),
-        len(plan.scales),
-        MIRRORED=plan.mirrored,
-        enable_fp_fusion=True,
-        **configurations.divergence(configurations.target_of(pairs.device), metric),
-    )
+    divergence_kernel[launch.grid](*distributions, pairs, *launch.arguments, **launch.constants)
 
 
-def _attention(pairs: Tensor, plan: Plan, full: Grid, strip: Grid, out: Tensor, options: Options) -> None:
-    """Rows strip[0] to strip[1] of the map, into ``out [B, rows, N]``."""
-    batch, (height, width) = pairs.shape[0], full
-    target = configurations.target_of(pairs.device)
-    inverse_temperature = 1 / options.attention_temperature
-    minmax = {"MINMAX_BEFORE": options.minmax[0], "MINMAX_AFTER": options.minmax[1]}
-    if options.order == "paper":
-        n_rows = max(grid[0] * grid[1] for grid in options.grids)
-        normalise_kernel[(batch * n_rows, len(options.grids))](
-            pairs,
-            plan.scales,
-            plan.pairs,
-            n_rows,
-            inverse_temperature,
-            **minmax,
-            enable_fp_fusion=True,
-            **configurations.normalise(target, n_rows),
-        )
-    config = configurations.attention(target, full)
-    rows = strip[1] - strip[0]
-    blocks = triton.cdiv(rows, config["BLOCK_ROWS"])
-    resized = [grid for grid in options.grids if grid != full]
-    scratch_columns = max((grid[0] * grid[1] for grid in resized), default=1)
-    scratch = torch.empty(batch, rows, scratch_columns, dtype=torch.float32, device=pairs.device)
-    attention_kernel[(batch * blocks,)](
-        pairs,
-        scratch,
-        out,
-        plan.scales,
-        plan.taps,
-        height,
-        width,
-        plan.pairs,
-        scratch_columns,
-        strip[0],
-        rows,
-        len(options.grids),
-        inverse_temperature,
-        OFFICIAL=options.order == "official",
-        NARROW=any(1 in grid for grid in resized),
-        **minmax,
-        enable_fp_fusion=True,
-        **config,
-    )
+def _attention(pairs: Tensor, out: Tensor, stages: Stages) -> None:
+    """The map's rows, into ``out [B, rows, N]``."""
+    if stages.normalise is not None:
+        grid, arguments, constants = stages.normalise
+        normalise_kernel[grid](pairs, *arguments, **constants)
+    scratch = torch.empty(stages.scratch, dtype=torch.float32, device=pairs.device)
+    grid, arguments, constants = stages.attention
+    attention_kernel[grid](pairs, scratch, out, *arguments, **constants)
 
 
-def _prepared(similarity: Tensor, options: Options) -> tuple[Tensor, bool]:
-    """What the first stage takes, and whether it takes the softmax; the paper's order resizes probabilities."""
+def _prepared(similarity: Tensor, options: Options) -> Tensor:
+    """What the first stage takes: the paper's order resizes probabilities."""
     if options.order == "official":
-        return similarity, True
+        return similarity
     exact = torch.float32 if options.metric == "js" else torch.float64
     finite = torch.where(similarity.isfinite(), similarity.to(exact), torch.nan)
-    return torch.softmax(finite / options.temperature, dim=1), False
+    return torch.softmax(finite / options.temperature, dim=1)
 
 
 def _allocate_map(
-    batch: int, count: int, plan: Plan, dtype: torch.dtype, device: torch.device
+    count: int, pairs: tuple[int, int], dtype: torch.dtype, device: torch.device
 ) -> tuple[Tensor, Tensor]:
     """The map and the pairs, before anything is launched."""
+    batch = pairs[0]
     try:
-        out = torch.empty(batch, count, count, dtype=dtype, device=device)
-        return out, torch.empty(batch, plan.pairs, dtype=torch.float32, device=device)
+        out = torch.empty((batch, count, count), dtype=dtype, device=device)
+        return out, torch.empty(pairs, dtype=torch.float32, device=device)
     except RuntimeError as error:  # torch.OutOfMemoryError is one
-        needed = batch * (count * count * dtype.itemsize + plan.pairs * 4) / 2**30
+        needed = batch * (count * count * dtype.itemsize + pairs[1] * 4) / 2**30
         raise torch.OutOfMemoryError(
             f"similarity: got {batch} maps of {count} x {count} patches, which need {needed:.1f} GiB with their "
             f"scratch; takes what {device} can allocate (cdam_attend does without the maps, a smaller batch with less)"
@@ -185,48 +99,48 @@ def _allocate_map(
 
 def attention_map(similarity: Tensor, options: Options, out_dtype: torch.dtype) -> Tensor:
     """``similarity [B, C, h, w]`` (float16, bfloat16 or float32, any strides) -> ``[B, N, N]``."""
-    full = (similarity.shape[2], similarity.shape[3])
-    batch, count = similarity.shape[0], full[0] * full[1]
+    batch, classes, height, width = similarity.shape
+    count, device = height * width, similarity.device
     if batch == 0:
         return similarity.new_empty(0, count, count, dtype=out_dtype)
-    plan = map_plan(full, options.grids, options.metric != "kl", None, similarity.device)
+    stages = map_stages(batch, classes, (height, width), None, options, device, configurations.target_of(device))
     # the interpreter truncates to bfloat16 instead of rounding
     stored = torch.float32 if INTERPRETED and out_dtype == torch.bfloat16 else out_dtype
-    out, pairs = _allocate_map(batch, count, plan, stored, similarity.device)
-    prepared, softmax = _prepared(similarity, options)
-    with _guard(similarity.device):
-        distributions = _distributions(prepared, plan, options.metric, softmax, options.temperature)
-        _divergence(distributions, plan, pairs, similarity.shape[1], options.metric)
+    out, pairs = _allocate_map(count, stages.pairs, stored, device)
+    prepared = _prepared(similarity, options)
+    with _guard(device):
+        distributions = _distributions(prepared, stages.distributions)
+        _divergence(distributions, pairs, stages.divergence)
         del distributions
-        _attention(pairs, plan, full, (0, count), out, options)
-    return out.to(out_dtype)
+        _attention(pairs, out, stages)
+    return out if stored == out_dtype else out.to(out_dtype)
 
 
 def attend(similarity: Tensor, values: Tensor, options: Options, out_dtype: torch.dtype) -> Tensor:
     """The map applied to ``values [B, N, D]``, ``[B, N, D]``; in strips of rows where the map would be large."""
-    full = (similarity.shape[2], similarity.shape[3])
-    batch, count = similarity.shape[0], full[0] * full[1]
+    batch, classes, height, width = similarity.shape
+    count, device = height * width, similarity.device
     all_pairs = count * count + sum((grid[0] * grid[1]) ** 2 for grid in options.grids)
     if batch * all_pairs * 4 <= STRIP_BYTES:
         return (attention_map(similarity, options, torch.float32) @ values.float()).to(out_dtype)
-    prepared, softmax = _prepared(similarity, options)
-    device = similarity.device
+    prepared = _prepared(similarity, options)
+    target = configurations.target_of(device)
     out = torch.empty(values.shape, dtype=out_dtype, device=device)
     step = max(1, count * STRIP_BYTES // (4 * all_pairs))
-    step = max(1, step // full[1]) * full[1]  # whole rows of patches: the strips then share few of the scales' rows
+    step = max(1, step // width) * width  # whole rows of patches: the strips then share few of the scales' rows
+    strips = [(first, min(first + step, count)) for first in range(0, count, step)]
     with _guard(device):
         for b in range(batch):
-            everything = map_plan(full, options.grids, False, (0, count), device)
-            image = prepared[b : b + 1]
-            distributions = _distributions(image, everything, options.metric, softmax, options.temperature)
-            for first in range(0, count, step):
-                strip = (first, min(first + step, count))
-                plan = map_plan(full, options.grids, False, strip, device)
-                pairs = torch.empty(1, plan.pairs, dtype=torch.float32, device=device)
-                _divergence(distributions, plan, pairs, similarity.shape[1], options.metric)
-                rows = torch.empty(1, strip[1] - first, count, dtype=torch.float32, device=device)
-                _attention(pairs, plan, full, strip, rows, options)
-                out[b, first : strip[1]] = rows[0] @ values[b].float()
+            distributions = None
+            for strip in strips:
+                stages = map_stages(1, classes, (height, width), strip, options, device, target)
+                if distributions is None:  # of all rows
+                    distributions = _distributions(prepared[b : b + 1], stages.distributions)
+                pairs = torch.empty(stages.pairs, dtype=torch.float32, device=device)
+                _divergence(distributions, pairs, stages.divergence)
+                rows = torch.empty((1, strip[1] - strip[0], count), dtype=torch.float32, device=device)
+                _attention(pairs, rows, stages)
+                out[b, strip[0] : strip[1]] = rows[0] @ values[b].float()
     return out
 
 
@@ -236,13 +150,13 @@ def pairwise_divergence(p: Tensor, q: Tensor | None, metric: str) -> Tensor:
     columns = None if q is None else q.shape[1]
     if 0 in (batch, rows, columns):
         return p.new_empty(batch, rows, rows if columns is None else columns)
-    plan = divergence_plan(rows, columns, metric != "kl", p.device)
-    pairs = torch.empty(batch, plan.pairs, dtype=torch.float32, device=p.device)
+    target = configurations.target_of(p.device)
+    first, sizes, second = pairwise_stages(batch, rows, columns, classes, metric, p.device, target)
+    pairs = torch.empty(sizes, dtype=torch.float32, device=p.device)
     joined = p
     if q is not None:  # q's rows start on a tile of their own, and copies of p's last row fill the gap
         gap = -rows % TILE
         joined = torch.cat((p, p[:, -1:].expand(-1, gap, -1), q), dim=1)
     with _guard(p.device):
-        distributions = _distributions(joined.mT[..., None], plan, metric, False, 1.0)
-        _divergence(distributions, plan, pairs, classes, metric)
+        _divergence(_distributions(joined.mT[..., None], first), pairs, second)
     return pairs.view(batch, rows, -1).to(p.dtype)

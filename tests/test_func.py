@@ -55,6 +55,15 @@ def test_the_reference_goes_through():
 
 
 @needs_operators
+@pytest.mark.parametrize("name", ["cdam_attention", "pairwise_divergence"])
+def test_derivatives_with_respect_to_something_else(name):
+    """What a transform makes is wrapped, and nothing of it may be kept for later calls."""
+    one, factor = INPUTS[name] * 1.01, torch.tensor(2.0)
+    gradient = torch.func.grad(lambda y: (FUNCTIONS[name](one) * y).sum())(factor)
+    torch.testing.assert_close(gradient, FUNCTIONS[name](one).sum())
+
+
+@needs_operators
 @pytest.mark.filterwarnings("ignore:There is a performance drop")
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_maps_are_those_of_a_loop(name):

@@ -322,7 +322,7 @@ def test_gradients_are_those_of_the_portable_backend(metric):
 
 # --- operators --------------------------------------------------------------------------------------------------
 
-OPTIONS = (list(TWO_SCALES), 0.1, 0.1, "js", "official", [True, True], torch.float32)
+OPTIONS = (list(TWO_SCALES), 0.1, 0.1, "js", "official", True, True, torch.float32)
 OPERATORS = {
     "triton_map": lambda: (clip_like(4, 4, 5, batch=(2,)).to(DEVICE), *OPTIONS),
     "triton_attend": lambda: (
@@ -374,6 +374,32 @@ def test_export():
     assert {f"cdam_fast.{name}.default" for name in OPERATORS} <= called
     for result, expected in zip(exported.module()(*arguments), all_three(*arguments)):
         assert torch.equal(result, expected)
+
+
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore::DeprecationWarning")
+def test_jit():
+    def both(similarity, values):
+        options = {"backend": "triton", "scales": TWO_SCALES}
+        return cdam_fast.cdam_attention(similarity, **options), cdam_fast.cdam_attend(similarity, values, **options)
+
+    def example(height):
+        return clip_like(4, height, 5, batch=(2,)).to(DEVICE), torch.randn(2, height * 5, 3, device=DEVICE)
+
+    traced = torch.jit.trace(both, example(4), check_trace=False)
+    for arguments in (example(4), example(6)):
+        for result, expected in zip(traced(*arguments), both(*arguments)):
+            assert torch.equal(result, expected)
+
+
+def test_derivatives_with_respect_to_something_else():
+    """What a transform makes is wrapped, and nothing of it may be kept for later calls."""
+    similarity, factor = clip_like(4, 7, 5).to(DEVICE), torch.ones((), device=DEVICE)  # a grid of its own
+
+    def call(factor):
+        return (cdam_fast.cdam_attention(similarity, backend="triton", scales=TWO_SCALES) * factor).sum()
+
+    assert torch.equal(torch.func.grad(call)(factor), call(factor))
+    assert torch.equal(call(factor), call(factor))
 
 
 # --- bad input --------------------------------------------------------------------------------------------------

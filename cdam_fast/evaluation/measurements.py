@@ -50,6 +50,11 @@ def add_commands(commands: Any) -> None:
         action="store_true",
         help="time the whole way from pixels to labels: every base method, and what each part of CDAM adds",
     )
+    bench.add_argument(
+        "--host",
+        action="store_true",
+        help="time what a call of the Triton backend does on the host, with nothing launched; needs no GPU",
+    )
     bench.add_argument("--json", metavar="FILE", help="write everything measured as JSON")
     bench.add_argument("--plot", metavar="FILE.png", help="draw a chart; needs matplotlib")
     bench.set_defaults(run=_bench)
@@ -96,8 +101,11 @@ def _bench(parsed: argparse.Namespace) -> int:
     for option in ("batch", "runs"):
         if getattr(parsed, option) < 1:
             raise UsageError(f"--{option}: got {getattr(parsed, option)}, takes a whole number from 1")
-    if parsed.end_to_end and parsed.plot is not None:
-        raise UsageError("--plot: draws no --end-to-end; takes the bench of the map alone")
+    other = [option for option in ("end_to_end", "host") if getattr(parsed, option)]
+    if len(other) == 2:
+        raise UsageError("--host: got --end-to-end too, takes one of them")
+    if other and parsed.plot is not None:
+        raise UsageError(f"--plot: draws no --{other[0].replace('_', '-')}; takes the bench of the map alone")
     if parsed.plot is not None:
         require_matplotlib("--plot")
     if parsed.image is not None:
@@ -117,6 +125,8 @@ def _bench(parsed: argparse.Namespace) -> int:
     )
     tell(devices.describe_device(options.device, options.grid[0] * options.grid[1]))
     environment = bench.describe_environment(options)
+    if parsed.host:
+        return _host(environment, options, parsed.json)
     measured: bench.Report | end_to_end.EndToEndReport
     if parsed.end_to_end:
         measured = end_to_end.EndToEndReport(environment)
@@ -139,6 +149,21 @@ def _bench(parsed: argparse.Namespace) -> int:
     if measured.interrupted:
         return 130
     return 1 if any(row.status == "wrong" for row in measured.rows) else 0
+
+
+def _host(environment: dict[str, Any], options: Any, path: str | None) -> int:
+    from cdam_fast.evaluation import host, report
+    from cdam_fast.evaluation.progress import counted
+
+    measured = host.HostReport(environment)
+    with counted(host.STEPS, "timing") as on_step:
+        host.run_host(measured, options.device, options.grid, on_step)
+    show(host.table(measured))
+    if measured.note:
+        say(measured.note)
+    if path is not None:
+        report.write_json(measured.as_json(), path)
+    return 0
 
 
 def _tune(parsed: argparse.Namespace) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -94,11 +95,17 @@ def _trials() -> Iterator[tuple[str, dict[str, Any]]]:
         yield from ((stage, changes) for changes in candidates)
 
 
-def _changed(stage: str, changes: dict[str, Any]) -> Any:
-    from cdam_fast.kernels import configurations
+@contextlib.contextmanager
+def _changed(stage: str, changes: dict[str, Any]) -> Iterator[None]:
+    from cdam_fast.kernels import configurations, stages
 
     shipped = getattr(configurations, stage)
-    return mock.patch.object(configurations, stage, lambda *arguments: {**shipped(*arguments), **changes})
+    try:
+        with mock.patch.object(configurations, stage, lambda *arguments: {**shipped(*arguments), **changes}):
+            stages.forget()
+            yield
+    finally:
+        stages.forget()
 
 
 def _try(trial: Trial, similarity: Tensor, exact: Tensor) -> None:
