@@ -116,7 +116,7 @@ def test_floors_name_every_gpu_shape_and_path(run):
     expected = {gpu.name for gpu in gpus.GPUS if gpu.target in known}
     found = run[1]["floors"]
     assert {floor["gpu"] for floor in found} == expected
-    assert len(found) == len(expected) * (3 * len(floors.SHAPES) + 2)
+    assert len(found) == len(expected) * (4 * len(floors.SHAPES) + 2)
     for floor in found:
         stages = [floor[stage] for stage in ("distributions", "divergence", "attention")]
         assert all(stage["seconds"] > 0 for stage in stages)
