@@ -89,8 +89,8 @@ def _target_floors(compiled: Mapping[str, Compiled], target: str) -> Iterator[St
 
 
 def _stage_work(compiled: Mapping[str, Compiled], shape: Shape, path: str, warp: int) -> tuple[Work, Work, Work]:
-    from cdam_fast.kernels.stages import CLASS_MULTIPLE
     from cdam_fast.kernels.plan import map_plan
+    from cdam_fast.kernels.stages import CLASS_MULTIPLE
 
     metric, function = PATHS[path]
     classes, height, width = shape
