@@ -34,12 +34,10 @@ def normalise(
     """Row min-max of ``1 - D``, row softmax (Eq. 2), row min-max by its closed form.  # [SLOTS, BLOCK_ROWS, LANES]
 
     Returned are values and their gain, a factor of each row's. Places inside that are not valid repeat a valid one.
-    A flat row is constant. What is not inside costs nothing where the compiler knows: a minimum with NaN, a sum with
-    -0, vanish.
+    A flat row is constant. What is not inside costs nothing where the compiler knows: a sum with -0 vanishes.
     """
-    bounded = tl.where(inside, divergence, float("nan"))
-    low = tl.min(tl.min(bounded, axis=0), axis=1)[None, :, None]
-    high = tl.max(tl.max(bounded, axis=0), axis=1)[None, :, None]
+    low = tl.min(tl.min(tl.where(inside, divergence, float("inf")), axis=0), axis=1)[None, :, None]
+    high = tl.max(tl.max(tl.where(inside, divergence, float("-inf")), axis=0), axis=1)[None, :, None]
     rate = inverse_temperature
     if MINMAX_BEFORE:
         rate = inverse_temperature / (high - low + EPSILON)
