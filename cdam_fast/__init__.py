@@ -12,6 +12,7 @@ from cdam_fast import reference
 from cdam_fast.attention import cdam_attend, cdam_attention, pairwise_divergence, with_cls_token
 from cdam_fast.background import entropy_threshold
 from cdam_fast.constants import SCALES
+from cdam_fast.graphs import graphed
 from cdam_fast.prompts import AUGMENTED_TEXT_PROMPTS
 from cdam_fast.segmentation import CDAMSegmenter, Segmentation
 
@@ -25,6 +26,7 @@ __all__ = [
     "cdam_attend",
     "cdam_attention",
     "entropy_threshold",
+    "graphed",
     "pairwise_divergence",
     "reference",
     "with_cls_token",

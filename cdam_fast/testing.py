@@ -37,12 +37,12 @@ def map_budget(out_dtype: torch.dtype = torch.float32, *, eager: bool = False) -
     return (EAGER_BUDGET if eager else MAP_BUDGET) + rounding
 
 
-def oracle(similarity: Tensor, **options: Any) -> Tensor:
-    """`cdam_fast.reference.cdam_attention` in float64 on the CPU, in blocks of rows so that any size fits.
+def oracle(similarity: Tensor, *, device: torch.device | str = "cpu", **options: Any) -> Tensor:
+    """`cdam_fast.reference.cdam_attention` in float64 on a device, in blocks of rows so that any size fits.
 
     Takes the options of `cdam_fast.reference.cdam_attention` but ``out_dtype``.
     """
-    work = working_similarity(check_similarity(similarity).detach().to("cpu", torch.float64))
+    work = working_similarity(check_similarity(similarity).detach().to(device, torch.float64))
     return reference.multi_scale_map(work, check_options(work, **(_DEFAULTS | options)), _blocked_divergence)
 
 
@@ -55,8 +55,9 @@ def largest_error(result: Tensor, exact: Tensor) -> float:
     """Largest absolute difference; infinite where either is NaN and the other is not, or shapes differ."""
     if result.shape != exact.shape:
         return float("inf")
-    difference = (result.detach().to("cpu", torch.float64) - exact).abs()
-    both_nan = result.isnan().cpu() & exact.isnan()
+    own = result.detach().to(exact.device, torch.float64)
+    difference = (own - exact).abs()
+    both_nan = own.isnan() & exact.isnan()
     return float(torch.where(both_nan, 0.0, difference).nan_to_num(nan=torch.inf).max())
 
 

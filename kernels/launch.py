@@ -23,7 +23,15 @@ INTERPRETED = not isinstance(attention_kernel, triton.runtime.JITFunction)
 """Whether ``TRITON_INTERPRET=1`` was set: the kernels then run on CPU tensors, slowly."""
 
 
+_RECORDED: list[Any] = []
+"""Launches whose tables a CUDA graph reads: kept for good, since nobody knows how long the graph will be replayed."""
+
 _HERE = contextlib.nullcontext()
+
+
+def _keep_recorded(stages: Any, device: torch.device) -> None:
+    if device.type == "cuda" and torch.cuda.is_current_stream_capturing():
+        _RECORDED.append(stages)
 
 
 def _guard(device: torch.device) -> contextlib.AbstractContextManager[Any]:
@@ -104,6 +112,7 @@ def attention_map(similarity: Tensor, options: Options, out_dtype: torch.dtype) 
     if batch == 0:
         return similarity.new_empty(0, count, count, dtype=out_dtype)
     stages = map_stages(batch, classes, (height, width), None, options, device, configurations.target_of(device))
+    _keep_recorded(stages, device)
     # the interpreter truncates to bfloat16 instead of rounding
     stored = torch.float32 if INTERPRETED and out_dtype == torch.bfloat16 else out_dtype
     out, pairs = _allocate_map(count, stages.pairs, stored, device)
@@ -134,6 +143,7 @@ def attend(similarity: Tensor, values: Tensor, options: Options, out_dtype: torc
             distributions = None
             for strip in strips:
                 stages = map_stages(1, classes, (height, width), strip, options, device, target)
+                _keep_recorded(stages, device)
                 if distributions is None:  # of all rows
                     distributions = _distributions(prepared[b : b + 1], stages.distributions)
                 pairs = torch.empty(stages.pairs, dtype=torch.float32, device=device)
@@ -151,7 +161,9 @@ def pairwise_divergence(p: Tensor, q: Tensor | None, metric: str) -> Tensor:
     if 0 in (batch, rows, columns):
         return p.new_empty(batch, rows, rows if columns is None else columns)
     target = configurations.target_of(p.device)
-    first, sizes, second = pairwise_stages(batch, rows, columns, classes, metric, p.device, target)
+    prepared = pairwise_stages(batch, rows, columns, classes, metric, p.device, target)
+    _keep_recorded(prepared, p.device)
+    first, sizes, second = prepared
     pairs = torch.empty(sizes, dtype=torch.float32, device=p.device)
     joined = p
     if q is not None:  # q's rows start on a tile of their own, and copies of p's last row fill the gap
