@@ -25,8 +25,8 @@ LAYERS = (
     {"divergence"},
     {"reference", "portable"},
     {"ops"},
-    {"attention", "background", "models", "paths"},
-    {"graphs"},
+    {"attention", "background", "models"},
+    {"graphs", "paths"},
     {"segmentation"},
     {""},  # cdam_fast itself
     {"testing"},
