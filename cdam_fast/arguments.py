@@ -93,10 +93,10 @@ def check_backend(backend: object) -> str:
 
 
 def check_target(target: object) -> str | None:
-    """A GPU as Triton's compiler names it, or None."""
+    """A kind of GPU as Triton's compiler names it, or None."""
     if target is None:
         return None
-    takes = 'None or a GPU: "sm_90", "gfx942" or "xpu"'
+    takes = "the name of a GPU: 'sm_90', 'gfx942', 'xpu' or the like"
     if not isinstance(target, str):
         raise TypeError(f"target: got {type(target).__name__}, takes {takes}")
     if not re.fullmatch(r"sm_\d{2,3}|gfx[\da-f]{3,4}|xpu", target):
