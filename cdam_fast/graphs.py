@@ -74,7 +74,7 @@ def graphed(similarity_example: Tensor, values_example: Tensor | None = None, **
         raise ValueError(f"backend: got {backend!r}, takes 'auto' or 'triton': a graph is recorded of the kernels")
     if similarity.device.type not in GRAPH_DEVICES:
         raise ValueError(
-            f"similarity_example: got a tensor on {similarity.device}, takes one on a CUDA device, which alone has graphs"
+            f"similarity_example: got a tensor on {similarity.device}, takes one on a CUDA device: no other has graphs"
         )
     reason = ops.refusal(similarity, similarity.shape[-2] * similarity.shape[-1])
     if reason is not None:

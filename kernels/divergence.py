@@ -135,6 +135,28 @@ def _most_bits(kl_rows_ptr, kl_columns_ptr):
 
 
 @triton.jit
+def choice(statistics_ptr, blocks, classes, FEATURES_FIRST: tl.constexpr):
+    """Whether a scale takes narrow features, else wide ones, else logarithms, and the numbers that say so."""
+    # JS(row, base) is at least this for some row, and no row's range is below a quarter of it
+    contrast = 0.34 * _largest(statistics_ptr, blocks, 3)
+    averaging = tl.minimum(classes, MANY_CLASSES).to(tl.float32)
+    enough = contrast * contrast * averaging > LEAST_CONTRAST * LEAST_CONTRAST * MANY_CLASSES
+    exact_enough = enough & (classes > FEW_CLASSES)
+    allowed = (contrast + NEGLIGIBLE_RANGE) * TRUNCATION
+    reach = _largest(statistics_ptr, blocks, 0)
+    tail = _largest(statistics_ptr, blocks, 1)
+    length = _largest(statistics_ptr, blocks, 2)
+    narrow = (reach <= features.NARROW_REACH) & (
+        length * features.NARROW_FLOOR + tail * features.NARROW_GROWTH <= allowed
+    )
+    wide = (reach <= features.WIDE_REACH) & (length * features.WIDE_FLOOR + tail * features.WIDE_GROWTH <= allowed)
+    if not FEATURES_FIRST:  # without fast tensor cores logarithms are cheaper, where they are exact enough
+        narrow = narrow & (exact_enough == 0)
+        wide = wide & (exact_enough == 0)
+    return narrow, wide, exact_enough, reach, tail, length, contrast, allowed
+
+
+@triton.jit
 def _position(x, FAST: tl.constexpr):
     """``s = (sqrt p - sqrt b) / (sqrt p + sqrt b)`` and ``(sqrt p - sqrt b) / sqrt(2 b)``, of ``x = p / (2 b)``.
 
@@ -346,22 +368,7 @@ def divergence_kernel(
         base_ptr += (image * n_scales + scale) * padded_classes
         statistics_ptr += (image * n_blocks + tl.load(scale_ptr + 10)) * STATISTICS
         blocks = tl.load(scale_ptr + 11).to(tl.int32)
-        # JS(row, base) is at least this for some row, and no row's range is below a quarter of it
-        contrast = 0.34 * _largest(statistics_ptr, blocks, 3)
-        averaging = tl.minimum(classes, MANY_CLASSES).to(tl.float32)
-        enough = contrast * contrast * averaging > LEAST_CONTRAST * LEAST_CONTRAST * MANY_CLASSES
-        exact_enough = enough & (classes > FEW_CLASSES)
-        allowed = (contrast + NEGLIGIBLE_RANGE) * TRUNCATION
-        reach = _largest(statistics_ptr, blocks, 0)
-        tail = _largest(statistics_ptr, blocks, 1)
-        length = _largest(statistics_ptr, blocks, 2)
-        narrow = (reach <= features.NARROW_REACH) & (
-            length * features.NARROW_FLOOR + tail * features.NARROW_GROWTH <= allowed
-        )
-        wide = (reach <= features.WIDE_REACH) & (length * features.WIDE_FLOOR + tail * features.WIDE_GROWTH <= allowed)
-        if not FEATURES_FIRST:  # without fast tensor cores logarithms are cheaper, where they are exact enough
-            narrow = narrow & (exact_enough == 0)
-            wide = wide & (exact_enough == 0)
+        narrow, wide, exact_enough, _, _, _, _, _ = choice(statistics_ptr, blocks, classes, FEATURES_FIRST)
         one = (columns_count > 0).to(tl.int32)
         to_base_ptr += image * 2 * rows_total
         kl_rows_ptr = to_base_ptr + first_row + i + lane
