@@ -422,7 +422,7 @@ def stand_ins():
             stack.enter_context(patch)
         stack.enter_context(mock.patch.object(torch.cuda, "Event", Event))
         stack.enter_context(mock.patch.object(torch.cuda, "CUDAGraph", Graph))
-        stack.enter_context(mock.patch.object(torch.cuda, "graph", lambda graph: contextlib.nullcontext()))
+        stack.enter_context(mock.patch.object(torch.cuda, "graph", lambda graph, **options: contextlib.nullcontext()))
         stack.enter_context(mock.patch.object(torch.cuda, "device", lambda device: contextlib.nullcontext()))
         stack.enter_context(mock.patch.object(graphs, "GRAPH_DEVICES", ("cpu",)))
         yield

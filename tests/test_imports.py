@@ -25,6 +25,7 @@ LAYERS = (
     {"reference", "portable"},
     {"ops"},
     {"attention", "background", "models"},
+    {"graphs"},
     {"segmentation"},
     {""},  # cdam_fast itself
     {"testing"},
