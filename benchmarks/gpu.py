@@ -409,6 +409,10 @@ class Graph:
         """Nothing changes in a dry run."""
 
 
+def no_context(*arguments, **options):
+    return contextlib.nullcontext()
+
+
 @contextlib.contextmanager
 def stand_ins():
     """CUDA's clock and graphs on a CPU."""
@@ -423,8 +427,8 @@ def stand_ins():
             stack.enter_context(patch)
         stack.enter_context(mock.patch.object(torch.cuda, "Event", Event))
         stack.enter_context(mock.patch.object(torch.cuda, "CUDAGraph", Graph))
-        stack.enter_context(mock.patch.object(torch.cuda, "graph", contextlib.nullcontext))
-        stack.enter_context(mock.patch.object(torch.cuda, "device", contextlib.nullcontext))
+        stack.enter_context(mock.patch.object(torch.cuda, "graph", no_context))
+        stack.enter_context(mock.patch.object(torch.cuda, "device", no_context))
         stack.enter_context(mock.patch.object(graphs, "GRAPH_DEVICES", ("cpu",)))
         yield
 

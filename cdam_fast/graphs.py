@@ -82,12 +82,13 @@ def graphed(similarity_example: Tensor, values_example: Tensor | None = None, **
     examples = {"similarity": similarity} if values is None else {"similarity": similarity, "values": values}
     for name, example in examples.items():
         _check_gradient(f"{name}_example", example)
-    inputs = {name: example.detach().clone() for name, example in examples.items()}
     function: Any = cdam_attention if values is None else cdam_attend
-    with torch.no_grad(), torch.cuda.device(similarity.device):
+    # tensors of the inference mode could not be written outside of it
+    with torch.inference_mode(False), torch.no_grad(), torch.cuda.device(similarity.device):
+        inputs = {name: example.detach().clone() for name, example in examples.items()}
         function(*inputs.values(), backend="triton", **options)  # compiles, and builds the tables
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
+        with torch.cuda.graph(graph, capture_error_mode="thread_local"):  # other threads may allocate meanwhile
             result = function(*inputs.values(), backend="triton", **options)
     return GraphedMap(inputs, graph, result)
 
