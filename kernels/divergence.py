@@ -22,7 +22,7 @@ FEW_CLASSES = tl.constexpr(16)  # and of so few they may all be of one sign, whi
 ROUNDING = tl.constexpr(2.0**-21)  # of a difference of sums, as a share of them: what is less is 0
 
 MOST_BITS = tl.constexpr(9.0)  # of a distribution's KL to the base: one-hot rows of classes that no sample has
-CLASSES_OF_A_SUM = tl.constexpr(8)  # one after the other, a peaked row's many small terms would round away
+CLASSES_OF_A_SUM = tl.constexpr(16)  # one after the other, a peaked row's many small terms would round away
 
 # A thread's pairs are the two leading dimensions of a tile of shape [ROWS, COLUMNS, BLOCK/ROWS, BLOCK/COLUMNS]: with
 # 4 warps 4 x 8 pairs, whose 12 values a class loads once. As [BLOCK, BLOCK] a thread would hold 1 x 32, and load 33.
