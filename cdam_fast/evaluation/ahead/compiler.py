@@ -275,6 +275,8 @@ def _compile(launch: Launch, target: str) -> Any:
     import triton
 
     options = {"num_warps": launch.num_warps, "num_stages": launch.num_stages, "enable_fp_fusion": True}
+    if launch.maxnreg is not None:
+        options["maxnreg"] = launch.maxnreg
     return triton.compile(_source(launch, target), target=_gpu_target(target), options=options)
 
 
