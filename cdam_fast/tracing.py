@@ -51,17 +51,24 @@ def refuse_func_gradients(*tensors: Tensor | None) -> None:
     Raises:
         RuntimeError: torch.func.grad, jvp or what is made of them (jacrev, jacfwd, hessian) tracks one of the tensors.
     """
+    if has_func_gradients(*tensors):
+        raise RuntimeError(
+            "torch.func of cdam_fast: got a tensor that torch.func.grad, jvp or a function made of them "
+            "tracks, takes torch.autograd.grad, torch.func.vmap, or cdam_fast.reference under any of them"
+        )
+
+
+def has_func_gradients(*tensors: Tensor | None) -> bool:
+    """Whether torch.func.grad, jvp or what is made of them tracks one of the tensors."""
     if is_compiling() or _transforms is None or _transforms() is None:
-        return
+        return False
     for tensor in tensors:
         level: Any = tensor
         while level is not None and _functorch.is_functorch_wrapped_tensor(level):
             if _functorch.is_gradtrackingtensor(level):
-                raise RuntimeError(
-                    "torch.func of cdam_fast: got a tensor that torch.func.grad, jvp or a function made of them "
-                    "tracks, takes torch.autograd.grad, torch.func.vmap, or cdam_fast.reference under any of them"
-                )
+                return True
             level = _functorch.get_unwrapped(level)
+    return False
 
 
 def as_batch(tensor: Tensor, dims: int) -> Tensor:
