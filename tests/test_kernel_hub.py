@@ -242,6 +242,7 @@ def test_two_builds_stand_side_by_side(package, run, tmp_path):
     code = f"""
 packages = [load("cdam_first", {str(package)!r}), load("cdam_other", {str(second)!r})]
 similarity = given["similarity"].to({DEVICE!r})
+builtins.__import__ = imported  # dynamo reads it
 result = {{"namespaces": [package.operators.ops.__name__ for package in packages], "maps": [], "attended": []}}
 for package in packages:
     compiled = torch.compile(
@@ -278,6 +279,8 @@ REFUSED = {
     "cdam.cdam_attention(similarity[:, :1, :1].expand(5, 1, 8193), scales=(1,))": (ValueError, "similarity: got a map"),
     "cdam.cdam_attention(similarity.to('meta'))": (RuntimeError, "similarity: got meta tensors"),
     "cdam.cdam_attention(similarity.clone().requires_grad_())": (ValueError, "similarity: got a tensor that requires"),
+    "dual(cdam.cdam_attention, similarity)": (ValueError, "similarity: got a tensor that requires"),
+    "dual(lambda q: cdam.pairwise_divergence(similarity[0], q), similarity[1])": (ValueError, "q: got a tensor"),
     "torch.func.jvp(cdam.cdam_attention, (similarity,), (similarity,))": (ValueError, "similarity: got a tensor that"),
     "torch.func.grad(lambda x: cdam.cdam_attention(x).sum())(similarity)": (ValueError, "similarity: got a tensor"),
     "cdam.cdam_attend(similarity, similarity)": (ValueError, "values: got 4 rows"),
@@ -294,6 +297,11 @@ def test_bad_calls_are_refused_by_name(package, run):
     code = f"""
 cdam = load("other_name", {str(package)!r})
 similarity = given["similarity"].to({DEVICE!r})
+
+def dual(call, tensor):
+    with torch.autograd.forward_ad.dual_level():
+        call(torch.autograd.forward_ad.make_dual(tensor, tensor))
+
 result = []
 for call in {list(REFUSED)!r}:
     try:

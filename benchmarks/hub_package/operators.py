@@ -24,7 +24,7 @@ from .ops import (
     _plain,
     _refusal_of_device,
 )
-from .tracing import as_batch, has_func_gradients, is_compiling, is_traced
+from .tracing import as_batch, has_func_gradients, has_tangents, is_compiling, is_traced
 
 # --- What the kernels serve -------------------------------------------------------------------------------------
 
@@ -40,7 +40,8 @@ def check_served(patches: int = 0, **tensors: Tensor | None) -> None:
     for name, tensor in tensors.items():
         if tensor is None:
             continue
-        if (tensor.requires_grad and torch.is_grad_enabled()) or has_func_gradients(tensor):
+        tracked = tensor.requires_grad and torch.is_grad_enabled()
+        if tracked or has_func_gradients(tensor) or has_tangents(tensor):
             raise ValueError(
                 f"{name}: got a tensor that requires gradients, takes one without (detached, or under "
                 "torch.no_grad()); the kernels have no derivatives"
