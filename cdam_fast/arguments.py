@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 import re
+import sys
 from collections.abc import Sequence
 from functools import lru_cache
 from numbers import Integral
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -46,7 +46,8 @@ def plain(value: object) -> object:
 
     Tensors are not: a knob that could require gradients would lose them silently.
     """
-    if isinstance(value, (np.generic, np.ndarray)):
+    numpy = sys.modules.get("numpy")  # where it is not imported, nothing is of it
+    if numpy is not None and isinstance(value, (numpy.generic, numpy.ndarray)):
         unpacked: object = value.tolist()
         return unpacked
     return value

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 
 from cdam_fast.compat import is_compiling, require_operators
 
@@ -16,6 +17,7 @@ _internals: Any = torch._C
 _functorch: Any = getattr(_internals, "_functorch", None)
 _tracing_state: Callable[[], Any] = _internals._get_tracing_state
 _count_modes: Callable[[], int] | None = getattr(_internals, "_len_torch_dispatch_stack", None)  # since torch 2.1
+_forward_ad: Any = forward_ad
 _transforms: Callable[[], Any] | None = getattr(_functorch, "peek_interpreter_stack", None)  # since torch 2.0
 
 
@@ -46,22 +48,42 @@ def is_traced(*tensors: Tensor | None) -> bool:
 
 
 def refuse_func_gradients(*tensors: Tensor | None) -> None:
-    """Derivatives are those of torch.autograd: torch.func's would be PyTorch's own error, or zeros without a word.
+    """Derivatives are those of torch.autograd.grad: others would be PyTorch's own error, or zeros without a word.
 
     Raises:
-        RuntimeError: torch.func.grad, jvp or what is made of them (jacrev, jacfwd, hessian) tracks one of the tensors.
+        RuntimeError: torch.func.grad, jvp or what is made of them (jacrev, jacfwd, hessian) tracks one of the tensors,
+            or it is a dual tensor of torch.autograd.forward_ad.
     """
+    if has_func_gradients(*tensors):
+        raise RuntimeError(
+            "torch.func of cdam_fast: got a tensor that torch.func.grad, jvp or a function made of them "
+            "tracks, takes torch.autograd.grad, torch.func.vmap, or cdam_fast.reference under any of them"
+        )
+    if has_tangents(*tensors):
+        raise RuntimeError(
+            "torch.autograd.forward_ad of cdam_fast: got a dual tensor, takes torch.autograd.grad, or "
+            "cdam_fast.reference with dual tensors"
+        )
+
+
+def has_func_gradients(*tensors: Tensor | None) -> bool:
+    """Whether torch.func.grad, jvp or what is made of them tracks one of the tensors."""
     if is_compiling() or _transforms is None or _transforms() is None:
-        return
+        return False
     for tensor in tensors:
         level: Any = tensor
         while level is not None and _functorch.is_functorch_wrapped_tensor(level):
             if _functorch.is_gradtrackingtensor(level):
-                raise RuntimeError(
-                    "torch.func of cdam_fast: got a tensor that torch.func.grad, jvp or a function made of them "
-                    "tracks, takes torch.autograd.grad, torch.func.vmap, or cdam_fast.reference under any of them"
-                )
+                return True
             level = _functorch.get_unwrapped(level)
+    return False
+
+
+def has_tangents(*tensors: Tensor | None) -> bool:
+    """Whether one of the tensors is a dual tensor of torch.autograd.forward_ad."""
+    if getattr(_forward_ad, "_current_level", 0) < 0 or is_compiling():  # the first spares a call 2 microseconds
+        return False
+    return any(tensor is not None and _forward_ad.unpack_dual(tensor).tangent is not None for tensor in tensors)
 
 
 def as_batch(tensor: Tensor, dims: int) -> Tensor:

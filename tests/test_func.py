@@ -1,8 +1,9 @@
-"""torch.func: what it maps over is right, what it differentiates is refused by name and never zeros."""
+"""torch.func and dual tensors: what is mapped is right, what is differentiated is refused by name, never zeros."""
 
 import pytest
 import torch
 from cases import clip_rows, needs_operators
+from torch.autograd import forward_ad
 
 import cdam_fast
 from cdam_fast import reference
@@ -45,6 +46,24 @@ TRANSFORMS = {
 def test_derivatives_are_refused_by_name(name, transform, dtype):
     with pytest.raises(RuntimeError, match=r"^torch\.func of cdam_fast: got a tensor that torch\.func\.grad"):
         TRANSFORMS[transform](FUNCTIONS[name], INPUTS[name].to(dtype))
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+@pytest.mark.parametrize("backend", ["auto", "portable", "triton"])
+def test_dual_tensors_are_refused_by_name(name, backend):
+    with forward_ad.dual_level():
+        dual = forward_ad.make_dual(INPUTS[name], torch.ones_like(INPUTS[name]))
+        with pytest.raises(RuntimeError, match=r"^torch\.autograd\.forward_ad of cdam_fast: got a dual tensor"):
+            FUNCTIONS[name](dual, backend=backend)
+
+
+def test_the_reference_takes_dual_tensors():
+    similarity, step = clip_like(5, 4, 4).double(), torch.randn(5, 4, 4, dtype=torch.float64)
+    with forward_ad.dual_level():
+        result = cdam_fast.cdam_attention(forward_ad.make_dual(similarity, step), backend="reference")
+        tangent = forward_ad.unpack_dual(result).tangent
+    ahead, behind = (reference.cdam_attention(similarity + sign * 1e-7 * step) for sign in (1, -1))
+    torch.testing.assert_close(tangent, (ahead - behind) / 2e-7, rtol=1e-4, atol=1e-4)
 
 
 def test_the_reference_goes_through():
