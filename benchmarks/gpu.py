@@ -136,15 +136,16 @@ def errors(run):
     odd = run.grid((13, 17))
     cases = []
     for spread in (0.003, 0.01, 0.02, 0.03, 0.035, 0.05, 0.1, 0.3, 1.0):
-        for classes in (161, 101, 5, 2):
-            cases.append((f"clip-like spread {spread} C={classes}", partial(like, classes, grid, spread), {}))
+        cases += (
+            (f"clip-like spread {spread} C={classes}", partial(like, classes, grid, spread), {})
+            for classes in (161, 101, 5, 2)
+        )
     for metric in ("js", "kl", "wasserstein"):
         for order in ("official", "paper"):
             options = {"metric": metric, "order": order}
             cases.append((f"{metric} {order}", partial(like, 41, odd, 0.03), options))
             cases.append((f"{metric} {order} peaked", partial(like, 41, odd, 0.5), options))
-    for kind in testing.DEGENERATE:
-        cases.append((kind, partial(testing.degenerate, kind, 101, *odd), {}))
+    cases += ((kind, partial(testing.degenerate, kind, 101, *odd), {}) for kind in testing.DEGENERATE)
     cases.append(("C=1300", partial(like, 1300, odd, 0.03), {}))
     cases.append(("batch 3, bfloat16", lambda: like(41, odd, 0.03, (3,)).bfloat16(), {"out_dtype": torch.float32}))
     cases.append(("float16", lambda: like(161, grid, 0.03).half(), {"out_dtype": torch.float32}))
@@ -408,6 +409,10 @@ class Graph:
         """Nothing changes in a dry run."""
 
 
+def no_context(*arguments, **options):
+    return contextlib.nullcontext()
+
+
 @contextlib.contextmanager
 def stand_ins():
     """CUDA's clock and graphs on a CPU."""
@@ -422,8 +427,8 @@ def stand_ins():
             stack.enter_context(patch)
         stack.enter_context(mock.patch.object(torch.cuda, "Event", Event))
         stack.enter_context(mock.patch.object(torch.cuda, "CUDAGraph", Graph))
-        stack.enter_context(mock.patch.object(torch.cuda, "graph", lambda graph, **options: contextlib.nullcontext()))
-        stack.enter_context(mock.patch.object(torch.cuda, "device", lambda device: contextlib.nullcontext()))
+        stack.enter_context(mock.patch.object(torch.cuda, "graph", no_context))
+        stack.enter_context(mock.patch.object(torch.cuda, "device", no_context))
         stack.enter_context(mock.patch.object(graphs, "GRAPH_DEVICES", ("cpu",)))
         yield
 
@@ -465,7 +470,7 @@ def main(arguments=None):
             if content["steps"].get(name, {}).get("status") == "done" and name != "environment":
                 continue
             if time.monotonic() - begin > 60 * parsed.minutes:
-                print(f"{parsed.minutes:g} minutes are over: {len(chosen) - number + 1} steps left", flush=True)
+                print(f"{parsed.minutes:g} minutes are over: {len(chosen) - number + 1} steps left", flush=True)  # noqa: T201
                 break
             step = {"date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")}
             started = time.monotonic()
@@ -480,7 +485,7 @@ def main(arguments=None):
             step["seconds"] = round(time.monotonic() - started, 1)
             content["steps"][name] = step
             write(parsed.json, content)
-            print(f"[{number}/{len(chosen)}] {name}: {step['status'][:300]}, {step['seconds']} s", flush=True)
+            print(f"[{number}/{len(chosen)}] {name}: {step['status'][:300]}, {step['seconds']} s", flush=True)  # noqa: T201
     return 1 if any(step["status"] != "done" for step in content["steps"].values()) else 0
 
 

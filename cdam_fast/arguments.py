@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from functools import lru_cache
 from numbers import Integral
@@ -89,6 +90,18 @@ def check_metric(metric: object) -> str:
 def check_backend(backend: object) -> str:
     """One of the four names; whether it can serve the call is for the caller to say."""
     return _check_choice("backend", backend, BACKENDS)
+
+
+def check_target(target: object) -> str | None:
+    """A kind of GPU as Triton's compiler names it, or None."""
+    if target is None:
+        return None
+    takes = "the name of a GPU: 'sm_90', 'gfx942', 'xpu' or the like"
+    if not isinstance(target, str):
+        raise TypeError(f"target: got {type(target).__name__}, takes {takes}")
+    if not re.fullmatch(r"sm_\d{2,3}|gfx[\da-f]{3,4}|xpu", target):
+        raise ValueError(f"target: got {target!r}, takes {takes}")
+    return target
 
 
 def check_similarity(similarity: object) -> Tensor:

@@ -27,7 +27,8 @@ from cdam_fast.constants import ATTENTION_TEMPERATURE, SCALES, TEMPERATURE
 from cdam_fast.tracing import refuse_func_gradients
 
 
-def _choose_backend(backend: object, tensor: Tensor, patches: int = 0, other: Tensor | None = None) -> str:
+def choose_backend(backend: object, tensor: Tensor, patches: int = 0, other: Tensor | None = None) -> str:
+    """The backend that serves a tensor, and a map of so many patches; RuntimeError where the one asked for cannot."""
     chosen = check_backend(backend)
     if chosen != "reference":
         refuse_func_gradients(tensor, other)
@@ -94,7 +95,7 @@ def cdam_attention(
     similarity = check_similarity(similarity)
     options = check_options(similarity, scales, temperature, attention_temperature, metric, order, minmax)
     result_dtype = check_out_dtype(out_dtype, similarity.dtype)
-    chosen = _choose_backend(backend, similarity, similarity.shape[-2] * similarity.shape[-1])
+    chosen = choose_backend(backend, similarity, similarity.shape[-2] * similarity.shape[-1])
     with compat.without_autocast(similarity.device.type):
         return _attention(similarity, options, chosen, result_dtype).to(result_dtype)
 
@@ -131,7 +132,7 @@ def cdam_attend(
     values = check_values(values, similarity)
     options = check_options(similarity, scales, temperature, attention_temperature, metric, order, minmax)
     result_dtype = check_out_dtype(out_dtype, similarity.dtype)
-    chosen = _choose_backend(backend, similarity, similarity.shape[-2] * similarity.shape[-1], values)
+    chosen = choose_backend(backend, similarity, similarity.shape[-2] * similarity.shape[-1], values)
     with compat.without_autocast(similarity.device.type):
         if chosen == "triton":
             return ops.cdam_attend(similarity, values, options, result_dtype)
@@ -160,7 +161,7 @@ def pairwise_divergence(p: Tensor, q: Tensor | None = None, *, metric: str = "js
     """
     p, other = check_distributions(p, q)
     metric = check_metric(metric)
-    chosen = _choose_backend(backend, p, other=other)
+    chosen = choose_backend(backend, p, other=other)
     dtype = working_dtype(p.dtype)
     with compat.without_autocast(p.device.type):
         if chosen == "triton":

@@ -103,6 +103,24 @@ def cdam_attention(similarity: Tensor, options: MapOptions, out_dtype: torch.dty
     return maps if images is similarity else maps.reshape(*similarity.shape[:-3], *maps.shape[1:])
 
 
+def choices(similarity: Tensor, options: MapOptions, target: str | None, default: str) -> tuple[str, Any]:
+    """The target, and the path of each image and scale of ``[B, C, h, w]`` there; None where the metric has but one.
+
+    A target of None is the tensor's device, and the default where that is no GPU.
+    """
+    own = _target_of(similarity.device)
+    chosen = target or (default if own == "cpu" else own)
+    if options.metric != "js":
+        return chosen, None
+    return chosen, _launch().choices(similarity, _kernel_options(*similarity.shape[2:], options), chosen)
+
+
+def _target_of(device: torch.device) -> str:
+    from cdam_fast.kernels import configurations
+
+    return str(configurations.target_of(device))
+
+
 def cdam_attend(similarity: Tensor, values: Tensor, options: MapOptions, out_dtype: torch.dtype) -> Tensor:
     """The map applied to ``values [..., N, D]``; without an N x N tensor where that would be large and no gradient."""
     if torch.is_grad_enabled() and (similarity.requires_grad or values.requires_grad):

@@ -17,7 +17,8 @@ from torch.nn import functional
 from cdam_fast.arguments import MapOptions
 from cdam_fast.compat import operator
 from cdam_fast.constants import EPSILON, FLATNESS, metric_terms, scaled_grid
-from cdam_fast.divergence import FINE_TRUNCATION, NEGLIGIBLE_RANGE, pairwise_divergence
+from cdam_fast.divergence import pairwise_divergence
+from cdam_fast.jensen_shannon import FINE_TRUNCATION, NEGLIGIBLE_RANGE
 from cdam_fast.tracing import as_batch, is_compiling, is_traced, refuse_jit
 
 __all__ = ["cdam_attention", "distributions", "normalise", "pairwise_divergence", "resize"]
@@ -156,7 +157,7 @@ def _needs_float64(logits: Tensor, metric: str, *, traced: bool) -> bool:
     return not traced and logits.numel() > 0 and float(logits.detach().amin()) < LEAST_LOGIT
 
 
-def _rows_at(
+def rows_at(
     logits: Tensor, scale: float, options: MapOptions, divergence: Callable[..., Tensor], dtype: torch.dtype
 ) -> tuple[_Rows, Tensor]:
     """The divergence at one scale as it is to be normalised, and the class distributions that it is of."""
@@ -171,13 +172,33 @@ def _rows_at(
     return _Rows(pairs, pairs.amin(-1, keepdim=True), pairs.amax(-1, keepdim=True), None), p
 
 
-def _exact_rows(logits: Tensor, scale: float, options: MapOptions) -> _Rows:
-    """As `_rows_at`, in float64; by the definition where a row needs more than fine features give."""
-    rows, _ = _rows_at(logits, scale, options, partial(pairwise_divergence, fine=True), torch.float64)
+def _exact_rows(logits: Tensor, scale: float, options: MapOptions, divergence: Callable[..., Tensor]) -> _Rows:
+    """As `rows_at`, in float64; by the definition where a row needs more than fine features give."""
+    rows, _ = rows_at(logits, scale, options, partial(divergence, fine=True), torch.float64)
     reach = rows.high - rows.low
     if bool((reach < 1e6 * FINE_TRUNCATION * (rows.high.amax() + NEGLIGIBLE_RANGE)).any()):
-        rows, _ = _rows_at(logits, scale, options, pairwise_divergence, torch.float64)
+        rows, _ = rows_at(logits, scale, options, divergence, torch.float64)
     return rows
+
+
+def map_logits(similarity: Tensor, options: MapOptions, *, traced: bool) -> Tensor:
+    """`_logits`, in float64 where float32 distributions would be too far off."""
+    logits = _logits(similarity, options)
+    if _needs_float64(logits, options.metric, traced=traced):
+        return _logits(similarity.double(), options)
+    return logits
+
+
+def judged_rows(
+    similarity: Tensor, logits: Tensor, scale: float, options: MapOptions, divergence: Callable[..., Tensor]
+) -> tuple[_Rows, bool]:
+    """The divergence at one scale in what holds it, and whether that is float32."""
+    terms = metric_terms(options.metric, similarity.shape[-3])
+    rows, p = rows_at(logits, scale, options, divergence, torch.float32)
+    if _is_resolved(rows, p, terms, options):
+        return rows, True
+    rows = _exact_rows(_logits(similarity.double(), options), scale, options, divergence)
+    return rows._replace(flat=flat_rows(rows, terms)), False
 
 
 def _add_resized(total: Tensor, rows: _Rows, scale: float, size: tuple[int, int], options: MapOptions) -> None:
@@ -192,25 +213,26 @@ def _attention_of_images(
 ) -> Tensor:
     """``[B, C, h, w] -> [B, N, N]``: the mean over scales; where traced, no value chooses what is computed."""
     height, width = similarity.shape[-2:]
-    logits = _logits(similarity, options)
-    if _needs_float64(logits, options.metric, traced=traced):
-        logits = _logits(similarity.double(), options)
+    logits = map_logits(similarity, options, traced=traced)
     total = similarity.new_zeros(similarity.shape[0], height * width, height * width)
     judged = total.dtype == torch.float32 and divergence is pairwise_divergence and not traced and len(total) > 0
     terms = metric_terms(options.metric, similarity.shape[-3])
-    exact = None
     for scale in options.scales:
-        rows, p = _rows_at(logits, scale, options, divergence, total.dtype)
-        if not judged or not _is_resolved(rows, p, terms, options):
-            if judged:
-                exact = _logits(similarity.double(), options) if exact is None else exact
-                rows = _exact_rows(exact, scale, options)
+        if judged:
+            rows, _ = judged_rows(similarity, logits, scale, options, divergence)
+        else:
+            rows, _ = rows_at(logits, scale, options, divergence, total.dtype)
             rows = _Rows(rows.pairs, rows.low, rows.high, flat_rows(rows, terms))
         if options.order == "official" or scale == 1:
             _add_attention(total, rows, options)
         else:
             _add_resized(total, rows, scale, (height, width), options)
     return total
+
+
+def parts(images: Tensor) -> Sequence[Tensor]:
+    """What is computed at once: one image's maps fit a CPU's cache, a batch's do not."""
+    return (images,) if images.device.type != "cpu" or images.shape[0] < 2 else torch.split(images, 1)
 
 
 def _compute_map(
@@ -227,11 +249,8 @@ def _compute_map(
     """``[B, C, h, w] -> [B, N, N]``."""
     minmax = (minmax_before, minmax_after)
     options = MapOptions(tuple(scales), temperature, attention_temperature, metric, order, minmax)
-    if images.device.type != "cpu" or images.shape[0] < 2:
-        return _attention_of_images(images, options, divergence, traced=False)
-    # one image's maps fit a CPU's cache, a batch's do not
-    each = [_attention_of_images(image, options, divergence, traced=False) for image in torch.split(images, 1)]
-    return torch.cat(each)
+    each = [_attention_of_images(part, options, divergence, traced=False) for part in parts(images)]
+    return each[0] if len(each) == 1 else torch.cat(each)
 
 
 def _fake_map(images: Tensor, *options: Any) -> Tensor:

@@ -10,7 +10,7 @@ from .distributions import FIELDS
 from .functions import LOG2E, exp2
 
 EPSILON = tl.constexpr(1e-8)  # added to the denominator of each row min-max
-RESOLUTION = tl.constexpr(2.0**-23)  # of float32 at 1
+FLATNESS = tl.constexpr(2.0**-20)  # a row of a smaller range, as a share of its largest divergence, is flat
 
 
 @triton.jit
@@ -27,6 +27,7 @@ def normalise(
     valid,
     valid_lane,
     inverse_temperature,
+    rounding,
     MINMAX_BEFORE: tl.constexpr,
     MINMAX_AFTER: tl.constexpr,
     FAST: tl.constexpr,
@@ -42,7 +43,7 @@ def normalise(
     if MINMAX_BEFORE:
         rate = inverse_temperature / (high - low + EPSILON)
     # a row that holds rounding alone is flat; an infinite one is not
-    rate = tl.where((high - low <= (high * 8 + 1) * RESOLUTION) & (high < float("inf")), 0.0, rate)
+    rate = tl.where((high - low <= high * FLATNESS + rounding) & (high < float("inf")), 0.0, rate)
     # the softmax sees neither the 1 nor a row's constant: the rounding of the offset is one, and cancels
     slope = rate * -LOG2E
     offset = low * slope
@@ -67,6 +68,7 @@ def normalise_kernel(
     pairs_total,
     n_rows,
     inverse_temperature,
+    rounding,  # of a divergence of equal rows
     MINMAX_BEFORE: tl.constexpr,
     MINMAX_AFTER: tl.constexpr,
     FAST: tl.constexpr,
@@ -86,7 +88,7 @@ def normalise_kernel(
         columns = tl.minimum(columns, columns_count - 1)
         pointers = pairs_ptr + image * pairs_total + tl.load(scale_ptr + 3) + row * columns_count + columns
         value, gain = normalise(
-            tl.load(pointers), every, every, valid, inverse_temperature, MINMAX_BEFORE, MINMAX_AFTER, FAST
+            tl.load(pointers), every, every, valid, inverse_temperature, rounding, MINMAX_BEFORE, MINMAX_AFTER, FAST
         )
         tl.debug_barrier()  # the places that are not valid read the last one
         tl.store(pointers, value * gain, valid)
@@ -139,6 +141,7 @@ def attention_kernel(
     row_count,
     n_scales,
     inverse_temperature,
+    rounding,
     OFFICIAL: tl.constexpr,
     MINMAX_BEFORE: tl.constexpr,
     MINMAX_AFTER: tl.constexpr,
@@ -228,7 +231,7 @@ def attention_kernel(
         gain = 1.0 / n_scales
         if OFFICIAL:
             value, row_gain = normalise(
-                value, inside, valid, valid_lane, inverse_temperature, MINMAX_BEFORE, MINMAX_AFTER, FAST
+                value, inside, valid, valid_lane, inverse_temperature, rounding, MINMAX_BEFORE, MINMAX_AFTER, FAST
             )
             gain *= row_gain
         attention += value * gain

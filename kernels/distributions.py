@@ -1,8 +1,8 @@
 """First stage: the class distribution of every patch at every scale, in one launch.
 
 A program takes `BLOCK_ROWS` patches of one scale of one image. It goes over the classes twice: once for the
-softmax's maximum and sum, once to write. The same two passes over `SAMPLES` patches spread over the scale give every
-program the same base distribution, their mean, without a second launch.
+softmax's maximum and sum, once to write. The same two passes over `SAMPLES` patches of the image, spread over the scale
+and not resized, give every program the same base distribution, their mean, without a second launch.
 """
 
 import triton
@@ -43,6 +43,12 @@ def _weights(wy, wx, rate):
 
 
 @triton.jit
+def _at_samples(class_ptr, valid, n00, f00, rate):
+    """Similarity at the samples less that of the first class, times the rate."""
+    return rate * (tl.load(class_ptr + n00, valid, 0.0).to(rate.dtype) - f00)
+
+
+@triton.jit
 def _resized(class_ptr, valid, n00, n01, n10, n11, f00, f01, f10, f11, w00, w01, w10, w11):
     """Similarity at the rows of a scale less that of the first class, bilinear, times the weights' rate.
 
@@ -80,6 +86,7 @@ def _softmax(
     w01,
     w10,
     w11,
+    RESIZED: tl.constexpr,
     FAST: tl.constexpr,
     BLOCK_CLASSES: tl.constexpr,
     PER_THREAD: tl.constexpr,
@@ -95,22 +102,25 @@ def _softmax(
     least = total
     for start in range(0, classes, BLOCK_CLASSES):
         valid = start + chunk < classes
-        logits = _resized(
-            class_ptr,
-            valid,
-            n00[None, :, :],
-            n01[None, :, :],
-            n10[None, :, :],
-            n11[None, :, :],
-            f00[None, :, :],
-            f01[None, :, :],
-            f10[None, :, :],
-            f11[None, :, :],
-            w00[None, :, :],
-            w01[None, :, :],
-            w10[None, :, :],
-            w11[None, :, :],
-        )
+        if RESIZED:
+            logits = _resized(
+                class_ptr,
+                valid,
+                n00[None, :, :],
+                n01[None, :, :],
+                n10[None, :, :],
+                n11[None, :, :],
+                f00[None, :, :],
+                f01[None, :, :],
+                f10[None, :, :],
+                f11[None, :, :],
+                w00[None, :, :],
+                w01[None, :, :],
+                w10[None, :, :],
+                w11[None, :, :],
+            )
+        else:
+            logits = _at_samples(class_ptr, valid, n00[None, :, :], f00[None, :, :], w00[None, :, :])
         least = tl.minimum(least, tl.min(logits, axis=0))
         logits = tl.where(valid, logits, -float("inf"))
         raised = tl.maximum(most, tl.max(logits, axis=0))
@@ -179,9 +189,9 @@ def distributions_kernel(
     x0, x1, wx = _tap(taps_ptr, taps_x + rows % width)
     n00, n01, n10, n11 = _neighbours(y0, y1, x0, x1, stride_h, stride_w)
     samples = (tl.arange(0, SAMPLES).to(tl.int64) * count // SAMPLES).to(tl.int32)
-    sy0, sy1, swy = _tap(taps_ptr, taps_y + samples // width)
-    sx0, sx1, swx = _tap(taps_ptr, taps_x + samples % width)
-    s00, s01, s10, s11 = _neighbours(sy0, sy1, sx0, sx1, stride_h, stride_w)
+    sy, _, _ = _tap(taps_ptr, taps_y + samples // width)
+    sx, _, _ = _tap(taps_ptr, taps_x + samples % width)
+    sampled = sy.to(tl.int64)[None, :] * stride_h + sx.to(tl.int64)[None, :] * stride_w
 
     chunk = tl.arange(0, BLOCK_CLASSES)
     image_ptr = similarity_ptr + image * stride_b
@@ -191,7 +201,6 @@ def distributions_kernel(
         # a colder softmax is as good as one-hot, and its logits would overflow
         rate = tl.minimum(inverse_temperature * (LOG2E if METRIC == "js" else 1.0), 1e30)
     w00, w01, w10, w11 = _weights(wy.to(WORK)[None, :], wx.to(WORK)[None, :], rate)
-    u00, u01, u10, u11 = _weights(swy.to(WORK)[None, :], swx.to(WORK)[None, :], rate)
     highest = tl.zeros([1, BLOCK_ROWS], WORK)
     share = highest + 1
     f00 = highest
@@ -199,20 +208,15 @@ def distributions_kernel(
     f10 = highest
     f11 = highest
     sample_highest = tl.zeros([1, SAMPLES], WORK)
+    sample_rate = sample_highest + rate
     sample_share = sample_highest + 1
-    g00 = sample_highest
-    g01 = sample_highest
-    g10 = sample_highest
-    g11 = sample_highest
+    sample_first = sample_highest
     if SOFTMAX:
         f00 = tl.load(image_ptr + n00).to(WORK)
         f01 = tl.load(image_ptr + n01).to(WORK)
         f10 = tl.load(image_ptr + n10).to(WORK)
         f11 = tl.load(image_ptr + n11).to(WORK)
-        g00 = tl.load(image_ptr + s00).to(WORK)
-        g01 = tl.load(image_ptr + s01).to(WORK)
-        g10 = tl.load(image_ptr + s10).to(WORK)
-        g11 = tl.load(image_ptr + s11).to(WORK)
+        sample_first = tl.load(image_ptr + sampled).to(WORK)
         highest, share = _softmax(
             image_ptr,
             stride_c,
@@ -229,6 +233,7 @@ def distributions_kernel(
             w01,
             w10,
             w11,
+            True,
             FAST,
             BLOCK_CLASSES,
             PER_THREAD,
@@ -237,18 +242,19 @@ def distributions_kernel(
             image_ptr,
             stride_c,
             classes,
-            s00,
-            s01,
-            s10,
-            s11,
-            g00,
-            g01,
-            g10,
-            g11,
-            u00,
-            u01,
-            u10,
-            u11,
+            sampled,
+            sampled,
+            sampled,
+            sampled,
+            sample_first,
+            sample_first,
+            sample_first,
+            sample_first,
+            sample_rate,
+            sample_rate,
+            sample_rate,
+            sample_rate,
+            False,
             FAST,
             BLOCK_CLASSES,
             SAMPLES_PER_THREAD,
@@ -272,7 +278,7 @@ def distributions_kernel(
         valid = (c < classes)[:, None]
         # [BLOCK_CLASSES, BLOCK_ROWS]
         p = _resized(class_ptr, valid, n00, n01, n10, n11, f00, f01, f10, f11, w00, w01, w10, w11)
-        sample = _resized(class_ptr, valid, s00, s01, s10, s11, g00, g01, g10, g11, u00, u01, u10, u11)
+        sample = _at_samples(class_ptr, valid, sampled, sample_first, sample_rate)
         class_ptr += stride_c.to(tl.int64) * BLOCK_CLASSES
         if SOFTMAX:
             p = _power(p - highest, FAST) * share

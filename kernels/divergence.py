@@ -19,6 +19,11 @@ LEAST_CONTRAST = tl.constexpr(2e-3)  # below, logarithms right to 2^-22 are not 
 MANY_CLASSES = tl.constexpr(128)  # errors of fewer average less: their least contrast goes with 1 over the root
 FEW_CLASSES = tl.constexpr(16)  # and of so few they may all be of one sign, while the definition is cheap
 
+ROUNDING = tl.constexpr(2.0**-21)  # of a difference of sums, as a share of them: what is less is 0
+
+MOST_BITS = tl.constexpr(9.0)  # of a distribution's KL to the base: one-hot rows of classes that no sample has
+CLASSES_OF_A_SUM = tl.constexpr(8)  # one after the other, a peaked row's many small terms would round away
+
 # A thread's pairs are the two leading dimensions of a tile of shape [ROWS, COLUMNS, BLOCK/ROWS, BLOCK/COLUMNS]: with
 # 4 warps 4 x 8 pairs, whose 12 values a class loads once. As [BLOCK, BLOCK] a thread would hold 1 x 32, and load 33.
 
@@ -34,6 +39,13 @@ def _thread_rows(BLOCK: tl.constexpr, PER_THREAD: tl.constexpr):
 def _as_tile(pairs, BLOCK: tl.constexpr):
     """``[ROWS, COLUMNS, BLOCK/ROWS, BLOCK/COLUMNS] -> [BLOCK, BLOCK]``."""
     return tl.reshape(tl.permute(pairs, 0, 2, 1, 3), BLOCK, BLOCK)
+
+
+@triton.jit
+def _left_of(to_base, cross):
+    """``to_base - cross``, and 0 where only rounding is left: equal rows are at no distance, at every scale."""
+    left = to_base - cross
+    return tl.where(left <= to_base * ROUNDING, 0.0, left)
 
 
 @triton.jit
@@ -54,14 +66,16 @@ def _js_by_logarithms(
     row_ptr += _thread_rows(BLOCK, ROWS)
     column_ptr += _thread_rows(BLOCK, COLUMNS)
     cross = tl.zeros([ROWS, COLUMNS, BLOCK // ROWS, BLOCK // COLUMNS], tl.float32)
-    for start in range(0, classes, 2):
-        for k in tl.static_range(2):
+    for start in range(0, classes, CLASSES_OF_A_SUM):
+        partial = tl.zeros([ROWS, COLUMNS, BLOCK // ROWS, BLOCK // COLUMNS], tl.float32)
+        for k in tl.static_range(CLASSES_OF_A_SUM):
             c = start + k
             x = tl.load(row_ptr + c * rows_total)
             y = tl.load(column_ptr + c * rows_total)
             m = x[:, None, :, None] + y[None, :, None, :]  # of the pair's mean, its ratio to the base
-            cross += tl.load(base_ptr + c) * (m * log2(m, FAST))
-    return ((row_to_base[:, None] + column_to_base[None, :]) / 2 - _as_tile(cross, BLOCK)) * LN2
+            partial += tl.load(base_ptr + c) * (m * log2(m, FAST))
+        cross += partial
+    return _left_of((row_to_base[:, None] + column_to_base[None, :]) / 2, _as_tile(cross, BLOCK)) * LN2
 
 
 @triton.jit
@@ -112,6 +126,34 @@ def _largest(statistics_ptr, count, which: tl.constexpr):
         here = start + lane < count
         most = tl.maximum(most, tl.load(statistics_ptr + (start + lane) * STATISTICS + which, here, 0.0))
     return tl.max(most, axis=0)
+
+
+@triton.jit
+def _most_bits(kl_rows_ptr, kl_columns_ptr):
+    """Largest KL of a tile's rows and columns and the base: the size of the sums that logarithms subtract."""
+    return tl.max(tl.maximum(tl.load(kl_rows_ptr), tl.load(kl_columns_ptr)), axis=0)
+
+
+@triton.jit
+def choice(statistics_ptr, blocks, classes, FEATURES_FIRST: tl.constexpr):
+    """Whether a scale takes narrow features, else wide ones, else logarithms, and the numbers that say so."""
+    # JS(row, base) is at least this for some row, and no row's range is below a quarter of it
+    contrast = 0.34 * _largest(statistics_ptr, blocks, 3)
+    averaging = tl.minimum(classes, MANY_CLASSES).to(tl.float32)
+    enough = contrast * contrast * averaging > LEAST_CONTRAST * LEAST_CONTRAST * MANY_CLASSES
+    exact_enough = enough & (classes > FEW_CLASSES)
+    allowed = (contrast + NEGLIGIBLE_RANGE) * TRUNCATION
+    reach = _largest(statistics_ptr, blocks, 0)
+    tail = _largest(statistics_ptr, blocks, 1)
+    length = _largest(statistics_ptr, blocks, 2)
+    narrow = (reach <= features.NARROW_REACH) & (
+        length * features.NARROW_FLOOR + tail * features.NARROW_GROWTH <= allowed
+    )
+    wide = (reach <= features.WIDE_REACH) & (length * features.WIDE_FLOOR + tail * features.WIDE_GROWTH <= allowed)
+    if not FEATURES_FIRST:  # without fast tensor cores logarithms are cheaper, where they are exact enough
+        narrow = narrow & (exact_enough == 0)
+        wide = wide & (exact_enough == 0)
+    return narrow, wide, exact_enough, reach, tail, length, contrast, allowed
 
 
 @triton.jit
@@ -235,7 +277,7 @@ def _js_by_features(
         rows = features.feature(row_s, 0, WIDE) * row_first
         columns = features.feature(column_s, 0, WIDE) * column_first
         cross += _product(rows, columns, partial, True, PRODUCTS, K_MAJOR)
-    return row_to_base[:, None] + column_to_base[None, :] - cross
+    return _left_of(row_to_base[:, None] + column_to_base[None, :], cross)
 
 
 @triton.jit
@@ -326,22 +368,7 @@ def divergence_kernel(
         base_ptr += (image * n_scales + scale) * padded_classes
         statistics_ptr += (image * n_blocks + tl.load(scale_ptr + 10)) * STATISTICS
         blocks = tl.load(scale_ptr + 11).to(tl.int32)
-        # JS(row, base) is at least this for some row, and no row's range is below a quarter of it
-        contrast = 0.34 * _largest(statistics_ptr, blocks, 3)
-        averaging = tl.minimum(classes, MANY_CLASSES).to(tl.float32)
-        enough = contrast * contrast * averaging > LEAST_CONTRAST * LEAST_CONTRAST * MANY_CLASSES
-        exact_enough = enough & (classes > FEW_CLASSES)
-        allowed = (contrast + NEGLIGIBLE_RANGE) * TRUNCATION
-        reach = _largest(statistics_ptr, blocks, 0)
-        tail = _largest(statistics_ptr, blocks, 1)
-        length = _largest(statistics_ptr, blocks, 2)
-        narrow = (reach <= features.NARROW_REACH) & (
-            length * features.NARROW_FLOOR + tail * features.NARROW_GROWTH <= allowed
-        )
-        wide = (reach <= features.WIDE_REACH) & (length * features.WIDE_FLOOR + tail * features.WIDE_GROWTH <= allowed)
-        if not FEATURES_FIRST:  # without fast tensor cores logarithms are cheaper, where they are exact enough
-            narrow = narrow & (exact_enough == 0)
-            wide = wide & (exact_enough == 0)
+        narrow, wide, exact_enough, _, _, _, _, _ = choice(statistics_ptr, blocks, classes, FEATURES_FIRST)
         one = (columns_count > 0).to(tl.int32)
         to_base_ptr += image * 2 * rows_total
         kl_rows_ptr = to_base_ptr + first_row + i + lane
@@ -380,7 +407,7 @@ def divergence_kernel(
                 BLOCK,
                 BLOCK_CLASSES,
             )
-        elif exact_enough:
+        elif exact_enough & (_most_bits(kl_rows_ptr, kl_columns_ptr) <= MOST_BITS):
             divergence = _js_by_logarithms(
                 row_ptr,
                 column_ptr,
@@ -398,8 +425,7 @@ def divergence_kernel(
             divergence = _js_by_definition(
                 row_ptr, column_ptr, base_ptr, rows_total, classes, FAST, BLOCK, ROWS, COLUMNS
             )
-        # rounding may go below 0, and leave a trace on the diagonal; NaN stays
-        divergence = tl.maximum(divergence, 0.0, propagate_nan=tl.PropagateNan.ALL)
+        # rounding leaves a trace on the diagonal; NaN stays
         apart = (first_column + j - first_row - i).to(tl.int32)  # rows of the planes, a multiple of BLOCK
         itself = lane[:, None] == (lane + apart)[None, :]
         divergence = tl.where(itself, tl.minimum(divergence, 0.0, propagate_nan=tl.PropagateNan.ALL), divergence)

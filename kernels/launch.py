@@ -9,7 +9,7 @@ import torch
 import triton
 from torch import Tensor
 
-from . import configurations
+from . import choice, configurations
 from .attention import attention_kernel, normalise_kernel
 from .distributions import distributions_kernel
 from .divergence import divergence_kernel
@@ -172,3 +172,30 @@ def pairwise_divergence(p: Tensor, q: Tensor | None, metric: str) -> Tensor:
     with _guard(p.device):
         _divergence(_distributions(joined.mT[..., None], first), pairs, second)
     return pairs.view(batch, rows, -1).to(p.dtype)
+
+
+def choices(similarity: Tensor, options: Options, target: str) -> list[list[choice.Choice]]:
+    """The path that each scale of each image of ``similarity [B, C, h, w]`` takes on a target, by Jensen-Shannon.
+
+    The first stage runs here, on the tensor's device; the host waits for it.
+    """
+    batch, classes, height, width = similarity.shape
+    if batch == 0:
+        return []
+    device, scales = similarity.device, len(options.grids)
+    first = map_stages(batch, classes, (height, width), None, options, device, configurations.target_of(device))
+    numbers = torch.empty((batch, scales, choice.NUMBERS.value), dtype=torch.float32, device=device)
+    prepared = _prepared(similarity, options)
+    table = first.distributions.launch.arguments[0]
+    with _guard(device):
+        statistics = _distributions(prepared, first.distributions).statistics
+        choice.choice_kernel[(batch * scales,)](
+            statistics,
+            numbers,
+            table,
+            classes,
+            statistics.shape[1],
+            scales,
+            FEATURES_FIRST=configurations.divergence(target, "js")["FEATURES_FIRST"],
+        )
+    return choice.named(numbers)

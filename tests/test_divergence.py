@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import cdam_fast
-from cdam_fast import divergence, reference
+from cdam_fast import divergence, jensen_shannon, reference
 
 EPS = torch.finfo(torch.float32).eps
 
@@ -30,8 +30,8 @@ def js_allowance(expected, fast):
     """
     if not fast:
         return 4 * EPS
-    smallest_range = float(expected.amax(-1).min()) + divergence.NEGLIGIBLE_RANGE
-    return divergence.TRUNCATION * smallest_range + 4 * EPS * float(expected.max()) ** 0.5
+    smallest_range = float(expected.amax(-1).min()) + jensen_shannon.NEGLIGIBLE_RANGE
+    return jensen_shannon.TRUNCATION * smallest_range + 4 * EPS * float(expected.max()) ** 0.5
 
 
 def largest(result, expected):
@@ -39,24 +39,10 @@ def largest(result, expected):
     return float((result.double() - expected).abs().max())
 
 
-@pytest.fixture
-def paths(monkeypatch):
-    """Which of the two ways to a Jensen-Shannon divergence ran, in order."""
+def decided(p, q=None):
+    """The portable divergence, and which way it went."""
     taken = []
-    embedding, definition = divergence._js_by_embedding, divergence._js_by_definition
-
-    def by_embedding(*arguments):
-        served = embedding(*arguments)
-        taken.append("embedding" if served else "refused")
-        return served
-
-    def by_definition(*arguments):
-        taken.append("definition")
-        definition(*arguments)
-
-    monkeypatch.setattr(divergence, "_js_by_embedding", by_embedding)
-    monkeypatch.setattr(divergence, "_js_by_definition", by_definition)
-    return taken
+    return divergence.pairwise_divergence(p, q, decisions=taken), taken[0]
 
 
 SHAPES = [((), 1, 1, 1), ((), 1, 9, 5), ((), 9, 1, 5), ((2,), 17, 23, 41), ((2, 3), 13, 13, 2), ((), 400, 210, 101)]
@@ -182,45 +168,49 @@ def test_no_rows(n, m, metric):
 
 
 @pytest.mark.parametrize("classes", [2, 41, 161], ids="C{}".format)
-def test_clip_like_rows_take_the_matrix_product(paths, classes):
+def test_clip_like_rows_take_the_matrix_product(classes):
     p = clip_rows(196, classes)
     expected = exact(p)
-    result = portable(p)
-    assert paths == ["embedding"]
+    result, decision = decided(p)
+    assert decision.path == "features"
+    assert decision.bound <= decision.allowed <= 1.01 * jensen_shannon.TRUNCATION * expected.amax(-1).min()
     error = expected - result
     rounding = 4 * EPS * float(expected.max()) ** 0.5
     assert error.min() >= -rounding  # what the features leave out is positive
-    assert error.max() <= divergence.TRUNCATION * expected.amax(-1).min() + rounding
+    assert error.max() <= jensen_shannon.TRUNCATION * expected.amax(-1).min() + rounding
 
 
 @pytest.mark.parametrize("spread", [0.5, 3.0], ids="spread{}".format)
-def test_peaked_rows_take_the_definition(paths, spread):
+def test_peaked_rows_take_the_definition(spread):
     p = clip_rows(50, 41, spread=spread)
-    result = portable(p)
-    assert paths == ["refused", "definition"]
+    result, decision = decided(p)
+    assert decision.path == "definition"
+    assert not decision.bound <= decision.allowed
     assert largest(result, exact(p)) <= js_allowance(None, fast=False)
 
 
-def test_definition_takes_over_where_the_bound_is_not_met(paths, monkeypatch):
+def test_definition_takes_over_where_the_bound_is_not_met(monkeypatch):
     p = clip_rows(50, 41)
-    portable(p)
-    monkeypatch.setattr(divergence, "TRUNCATION", 1e-15)
-    result = portable(p)
-    assert paths == ["embedding", "refused", "definition"]
+    assert decided(p)[1].path == "features"
+    monkeypatch.setattr(jensen_shannon, "TRUNCATION", 1e-15)
+    result, decision = decided(p)
+    assert decision.path == "definition"
+    assert decision.bound > decision.allowed
     assert largest(result, exact(p)) <= js_allowance(None, fast=False)
 
 
-def test_one_row_apart_from_equal_rows(paths):
+def test_one_row_apart_from_equal_rows():
     """60 equal rows and one that differs: the equal rows' range is their distance from that one."""
     p = torch.cat((clip_rows(1, 41).expand(60, -1), clip_rows(1, 41, seed=1)))
     expected = exact(p)
-    result = portable(p)
-    assert largest(result, expected) <= js_allowance(expected, fast=paths == ["embedding"])
+    result, decision = decided(p)
+    assert largest(result, expected) <= js_allowance(expected, fast=decision.path == "features")
 
 
-def test_float64_takes_the_definition(paths):
-    portable(clip_rows(9, 5).double())
-    assert paths == ["definition"]
+def test_float64_takes_the_definition():
+    decision = decided(clip_rows(9, 5).double())[1]
+    assert decision.path == "definition"
+    assert math.isnan(decision.reach)  # features were not tried
 
 
 @given(
@@ -236,10 +226,6 @@ def test_js_error_of_random_rows(rows, columns, classes, log_spread, log_tempera
     options = {"spread": 10**log_spread, "temperature": 10**log_temperature}
     p = clip_rows(rows, classes, seed=seed, **options)
     q = clip_rows(columns, classes, seed=seed + 1, **options) if columns else None
-    served = []
-    embedding = divergence._js_by_embedding
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(divergence, "_js_by_embedding", lambda *args: served.append(embedding(*args)) or served[-1])
-        result = portable(p, q)
+    result, decision = decided(p, q)
     expected = exact(p, q)
-    assert largest(result, expected) <= js_allowance(expected, fast=served[0])
+    assert largest(result, expected) <= js_allowance(expected, fast=decision.path == "features")

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from cdam_fast import embedding, reference
-from cdam_fast.divergence import TRUNCATION
+from cdam_fast.jensen_shannon import TRUNCATION
 
 every_half_width = pytest.mark.parametrize("half_width", embedding.HALF_WIDTHS, ids="s{:.3f}".format)
 

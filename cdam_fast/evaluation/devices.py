@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional
 
 from cdam_fast import ops
-from cdam_fast.attention import _choose_backend
+from cdam_fast.attention import choose_backend
 from cdam_fast.evaluation.errors import UsageError, reason_of
 from cdam_fast.evaluation.streams import tell
 
@@ -58,7 +58,7 @@ def device_name(device: torch.device) -> str:
 def auto_backend(device: torch.device, patches: int = 0) -> tuple[str, str | None]:
     """Which backend ``auto`` takes for a map of a float32 similarity on this device, and why not the kernels."""
     similarity = torch.empty(0, device=device)
-    chosen = _choose_backend("auto", similarity, patches)
+    chosen = choose_backend("auto", similarity, patches)
     if chosen == "triton":
         return chosen, None
     return chosen, ops.refusal(similarity, patches) or "interpreted kernels are for tests"

@@ -7,9 +7,12 @@ import os
 from functools import partial
 from typing import Any
 
+from cdam_fast.evaluation import explaining
 from cdam_fast.evaluation.commands import add_device
 from cdam_fast.evaluation.errors import UsageError, require_matplotlib
 from cdam_fast.evaluation.streams import say, show, tell
+
+_TARGETS = "sm_80,sm_86,sm_90,sm_100,sm_120,gfx942"
 
 _SECONDS_PER_TARGET = 30
 """Of ``kernels`` on one core of 2023; a target's kernels are compiled side by side."""
@@ -67,11 +70,11 @@ def add_commands(commands: Any) -> None:
     )
     kernels.add_argument(
         "--target",
-        default="sm_80,sm_86,sm_90,sm_100,sm_120,gfx942",
         metavar="LIST",
-        help="what to compile for (default: %(default)s)",
+        help=f"what to compile for (default: {_TARGETS})",
     )
     kernels.add_argument("--json", metavar="FILE", help="write everything found as JSON")
+    explaining.add_options(kernels)
     kernels.set_defaults(run=_kernels)
     tune = commands.add_parser(
         "tune",
@@ -195,11 +198,14 @@ def _tune(parsed: argparse.Namespace) -> int:
 
 
 def _kernels(parsed: argparse.Namespace) -> int:
+    if parsed.explain:
+        return explaining.run(parsed)
+    explaining.refuse_options(parsed)
     from cdam_fast.evaluation.ahead import compiler, floors, report
     from cdam_fast.evaluation.progress import estimated
     from cdam_fast.evaluation.report import check_writable, write_json
 
-    targets = compiler.parse_targets(parsed.target)
+    targets = compiler.parse_targets(_TARGETS if parsed.target is None else parsed.target)
     if parsed.json is not None:
         check_writable("--json", parsed.json)
     with estimated(_SECONDS_PER_TARGET * len(targets) / min(os.cpu_count() or 1, 8)) as on_step:
