@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 import torch
@@ -91,6 +92,48 @@ def graphed(similarity_example: Tensor, values_example: Tensor | None = None, **
         with torch.cuda.graph(graph, capture_error_mode="thread_local"):  # other threads may allocate meanwhile
             result = function(*inputs.values(), backend="triton", **options)
     return GraphedMap(inputs, graph, result)
+
+
+def check_graph(similarity: Tensor) -> None:
+    """Raise RuntimeError where the kernels cannot serve maps of such a ``[..., C, h, w]``."""
+    reason = ops.refusal(similarity, similarity.shape[-2] * similarity.shape[-1])
+    if reason is not None:
+        raise RuntimeError(f"graph: {reason}")
+
+
+class AttendGraphs:
+    """`cdam_attend` by graphs: one for each shape, dtype and stream, recorded by the first call of its kind.
+
+    The result is the caller's, as without graphs. Threads take turns: a graph has one memory. Of more than ``most``
+    graphs the one that was longest unused is dropped. A copy starts without graphs.
+    """
+
+    def __init__(self, options: dict[str, Any], most: int = 8) -> None:
+        self.options, self.most = options, most
+        self._graphs: dict[Any, GraphedMap] = {}  # the last used last
+        self._lock = threading.Lock()
+
+    def __reduce__(self) -> Any:
+        return AttendGraphs, (self.options, self.most)
+
+    def __call__(self, similarity: Tensor, values: Tensor) -> Tensor:
+        """``[..., C, h, w]`` and ``[..., N, D]`` -> ``[..., N, D]``.
+
+        Raises:
+            RuntimeError: the kernels cannot serve such a call.
+        """
+        device = similarity.device
+        kind = similarity.shape, similarity.dtype, values.shape, values.dtype
+        key = kind, device, torch.cuda.current_stream(device).cuda_stream
+        with self._lock:
+            graph = self._graphs.pop(key, None)
+            if graph is None:
+                check_graph(similarity)
+                while len(self._graphs) >= self.most:
+                    del self._graphs[next(iter(self._graphs))]
+                graph = graphed(similarity, values, **self.options)
+            self._graphs[key] = graph
+            return graph(similarity, values).clone()
 
 
 def _check_gradient(name: str, tensor: Tensor) -> None:

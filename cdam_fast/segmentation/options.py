@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from cdam_fast import graphs
 from cdam_fast.arguments import check_backend, check_positive, plain, working_dtype
 from cdam_fast.arguments import check_options as check_map_options
 from cdam_fast.constants import ATTENTION_TEMPERATURE, SCALES, TEMPERATURE
@@ -39,6 +40,7 @@ class Options(NamedTuple):
     window: int
     stride: int
     batch_size: int
+    graph: bool
     map: dict[str, Any]
 
 
@@ -55,6 +57,8 @@ def check_options(
     window: object,
     stride: object,
     batch_size: object,
+    graph: object,
+    device: object,
     map_options: dict[str, Any],
 ) -> Options:
     """Every knob by its name, before any work is done."""
@@ -73,16 +77,32 @@ def check_options(
             f"stride: got {checked['stride']} pixels, takes at most window, {checked['window']}: pixels between "
             "windows would have no label"
         )
+    options = _map(tower, checked["window"], map_options)
+    with_map = check_flag("cdam", cdam)
     return Options(
-        cdam=check_flag("cdam", cdam),
+        cdam=with_map,
         augmented_prompts=check_flag("augmented_prompts", augmented_prompts),
         background=_background(background),
         threshold_over=threshold_over,
         alpha=check_positive("alpha", (2.0 if tower.patch == (32, 32) else 2.5) if alpha is None else alpha),
         logit_scale=check_positive("logit_scale", logit_scale),
-        map=_map(tower, checked["window"], map_options),
+        graph=_graph(graph, with_map, options["backend"], tower.device if device is None else check_device(device)),
+        map=options,
         **checked,
     )
+
+
+def _graph(graph: object, cdam: bool, backend: str, device: torch.device) -> bool:
+    """Whether the second pass goes by graphs; what the kernels refuse is said later, when the model is in place."""
+    if not check_flag("graph", graph):
+        return False
+    if not cdam:
+        raise ValueError("graph: got True with cdam=False, takes cdam=True: the map is what graphs are recorded of")
+    if backend not in ("auto", "triton"):
+        raise ValueError(f"graph: got True with backend={backend!r}, takes 'auto' or 'triton'")
+    if device.type not in graphs.GRAPH_DEVICES:
+        raise ValueError(f"graph: got True for a model on {device}, takes one on a CUDA device: no other has graphs")
+    return True
 
 
 def check_flag(name: str, value: object) -> bool:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from cdam_fast.attention import cdam_attend, cdam_attention
 from cdam_fast.background import entropy_threshold
 from cdam_fast.compat import OutOfMemoryError
+from cdam_fast.graphs import AttendGraphs, check_graph
 from cdam_fast.models import LastBlock, Tokenizer, Tower, check_base, own_settings, unwrap
 from cdam_fast.segmentation.images import as_tensor, resize_to
 from cdam_fast.segmentation.load import load_clip, model_defaults
@@ -69,14 +70,18 @@ class CDAMSegmenter:
             float64).
         cache_dir: folder of text features by model, weights, templates and word; True is
             ``$XDG_CACHE_HOME/cdam_fast``, False none.
+        graph: replay CUDA graphs of the map, which spares the host most of its time for it: one for each number of
+            windows at once, size of window and stream, recorded by its first call; 8 are kept, with their memory.
         map_options: ``scales``, ``temperature``, ``attention_temperature``, ``metric``, ``order``, ``minmax`` and
             ``backend`` of `cdam_fast.cdam_attention`.
 
     Raises:
         TypeError, ValueError: an argument that is wrong, by name; text and image features of different lengths.
+        RuntimeError: graph=True and a model that the kernels cannot serve.
 
     Sequences may be NumPy arrays and numbers NumPy's. Autocast, the default device and the default dtype of PyTorch
-    change no result. For threads: one segmenter holds no state of a call and may serve several.
+    change no result. For threads: one segmenter holds no state of a call and may serve several; with graph they take
+    turns at the map.
     """
 
     def __init__(
@@ -105,6 +110,7 @@ class CDAMSegmenter:
         dtype: torch.dtype | None = None,
         device: torch.device | str | None = None,
         cache_dir: str | Path | bool = True,
+        graph: bool = False,
         **map_options: Any,
     ) -> None:
         tower = Tower(model)
@@ -121,6 +127,8 @@ class CDAMSegmenter:
             window=window,
             stride=stride,
             batch_size=batch_size,
+            graph=graph,
+            device=device,
             map_options=map_options,
         )
         normalisation(tower, image_mean, image_std)  # wrong ones are said before any work
@@ -138,6 +146,10 @@ class CDAMSegmenter:
         )
         self.tower = tower.to(dtype, device)
         self._mean, self._deviation = normalisation(self.tower, image_mean, image_std)
+        self._attend: Callable[[Tensor, Tensor], Tensor] = partial(cdam_attend, **self.options.map)
+        if self.options.graph:
+            check_graph(self._mean.new_empty(1, 1, *(self.options.window // side for side in self.tower.patch)))
+            self._attend = AttendGraphs(self.options.map)
         self.texts: Texts = texts.to(self.tower)
         if self.options.background is not None and self.texts.words.background is None:
             warnings.warn(
@@ -225,7 +237,7 @@ class CDAMSegmenter:
         last, similarity = self._similarity(pixels)
         if not self.options.cdam:
             return similarity
-        attended = cdam_attend(similarity, last.patch_values, **self.options.map)
+        attended = self._attend(similarity, last.patch_values)
         features = self.base.finish(self.tower, last, attended)
         return self._cosines(features, self.texts.class_features, pixels)
 
