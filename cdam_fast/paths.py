@@ -62,7 +62,7 @@ class Choice(NamedTuple):
     """What the bound may be: features serve where it is no more."""
     contrast: float
     """What allowed is a share of. portable: the smallest of the rows' largest divergences. triton: no more than the
-    largest divergence of a patch from the base, of which every row's range is a quarter at least."""
+    divergence of some two patches, of which every row's range is a quarter at least."""
 
 
 class Explanation(NamedTuple):

@@ -42,7 +42,7 @@ class Choice(NamedTuple):
     allowed: float
     """What it may be at most."""
     contrast: float
-    """JS from the base is at least this for some patch."""
+    """JS of some two patches is at least this."""
 
 
 @triton.jit(do_not_specialize=["classes", "n_blocks", "n_scales"])

@@ -268,6 +268,7 @@ def distributions_kernel(
     tail = reach
     spread = reach
     length = reach
+    is_first = (tl.arange(0, BLOCK_ROWS) == 0)[None, :]
     kl_to_base = reach
     js_to_base = reach
     cdf = tl.zeros([BLOCK_ROWS], WORK)
@@ -309,7 +310,9 @@ def distributions_kernel(
             tail += step * (square * square)
             length += step
             js_to_base += step * js_to_base_of(square)
-            difference = sqrt(p, FAST) - sqrt(base, FAST)[:, None]
+            # from the block's own first row: the samples' mean may be outside of what the rows, resized, span
+            root = sqrt(p, FAST)
+            difference = root - tl.sum(tl.where(is_first, root, 0.0), axis=1)[:, None]
             spread += difference * difference
             kl_to_base += (level[:, None] * ratio) * log2(ratio, FAST)
         elif METRIC == "kl":

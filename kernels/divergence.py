@@ -137,7 +137,7 @@ def _most_bits(kl_rows_ptr, kl_columns_ptr):
 @triton.jit
 def choice(statistics_ptr, blocks, classes, FEATURES_FIRST: tl.constexpr):
     """Whether a scale takes narrow features, else wide ones, else logarithms, and the numbers that say so."""
-    # JS(row, base) is at least this for some row, and no row's range is below a quarter of it
+    # JS of some two rows is at least this, so no row's range is below a quarter of it
     contrast = 0.34 * _largest(statistics_ptr, blocks, 3)
     averaging = tl.minimum(classes, MANY_CLASSES).to(tl.float32)
     enough = contrast * contrast * averaging > LEAST_CONTRAST * LEAST_CONTRAST * MANY_CLASSES

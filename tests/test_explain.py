@@ -29,6 +29,7 @@ def saturated(classes, height, width):
 
 
 INPUTS = {
+    "low contrast": lambda: clip_like(41, 6, 7, spread=0.005),
     "narrow": lambda: clip_like(41, 6, 7, spread=0.02),
     "wide": lambda: clip_like(41, 6, 7, spread=0.06),
     "peaked": lambda: clip_like(41, 6, 7, spread=1.0),
