@@ -19,7 +19,7 @@ from nox.command import CommandFailed
 nox.options.sessions = ["tests", "lint", "types"]
 nox.options.error_on_missing_interpreters = True
 
-QUICK = ("pytest", "-q", "-n", "2", "--dist", "loadgroup", "-m", "not slow")
+QUICK = ("pytest", "-q", "-n", "2", "--dist", "loadfile", "-m", "not slow")
 ONE_THREAD = {"OMP_NUM_THREADS": "1"}  # for each of the two workers
 
 PINS: dict[str, tuple[str, ...]] = {

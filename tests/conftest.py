@@ -29,14 +29,13 @@ def pytest_cmdline_main(config):
     whole = config.args_source is pytest.Config.ArgsSource.TESTPATHS and not (options.usepdb or options.collectonly)
     if unsaid and whole and not torch.cuda.is_available():  # processes would share a GPU's memory
         options.numprocesses = min(os.cpu_count() or 1, 4)
-        options.dist = "loadgroup"
+        options.dist = "loadfile"  # a file's fixtures are made once
         os.environ.setdefault("OMP_NUM_THREADS", "1")  # of the processes to come
 
 
 def pytest_configure(config):
     config.addinivalue_line("markers", "gpu: needs a GPU")
     config.addinivalue_line("markers", "slow: takes long; the first to leave out")
-    config.addinivalue_line("markers", "xdist_group: pytest-xdist runs a group's tests in one worker")
     # warn_only warns of every operation without a deterministic version, which nothing here relies on
     config.addinivalue_line("filterwarnings", "ignore:.*deterministic:UserWarning")
 

@@ -18,11 +18,10 @@ from cdam_fast.evaluation.ahead.compiler import TARGETS, Compiled
 from cdam_fast.evaluation.ahead.listing import Loop, find_loops, parse_gcn, parse_sass
 from cdam_fast.evaluation.ahead.opcodes import access_bytes, classify, operations, tensor_flop
 
-pytestmark = pytest.mark.xdist_group("ahead")  # one worker compiles for all of them
-
 PACKAGE = Path(cdam_fast.__file__).parent
 NVIDIA = [target for target in TARGETS if target.startswith("sm_")]
 INSTRUCTIONS_PER_PAIR_CLASS = 6
+LOGARITHMS = "range(0, classes - CLASSES_OF_A_SUM + 1, CLASSES_OF_A_SUM)"  # the loop
 SHARED_BYTES = dict.fromkeys(NVIDIA, 99 * 1024) | {"gfx942": 64 * 1024}
 
 
@@ -82,7 +81,7 @@ def test_shared_memory_fits(kernels, target):
 @pytest.mark.parametrize(
     ("metric", "function", "loop_range"),
     [
-        ("js", "_js_by_logarithms", "range(0, classes, 2)"),
+        ("js", "_js_by_logarithms", LOGARITHMS),
         ("kl", "_kl", "range(0, classes)"),
         ("wasserstein", "_wasserstein", "range(0, classes)"),
     ],
@@ -96,7 +95,7 @@ def test_few_instructions_per_pair_class(kernels, target, metric, function, loop
 @pytest.mark.slow
 @pytest.mark.parametrize("target", NVIDIA)
 def test_one_logarithm_per_pair_class(kernels, target):
-    loop = loop_of(kernels(target)["divergence js"], "_js_by_logarithms", "range(0, classes, 2)")
+    loop = loop_of(kernels(target)["divergence js"], "_js_by_logarithms", LOGARITHMS)
     pair_classes = loop["instructions"] / loop["instructions_per_pair_class"]
     assert loop["counts"]["special"] == pytest.approx(pair_classes)
 
@@ -225,6 +224,8 @@ def test_what_is_not_fit_to_ship():
 def test_loop_ranges_are_counted():
     loop = Loop("kernel", "tl.range(0, classes, STEP)", 1, 1, False, 10, 10, {}, 0.0)
     assert len(floors.loop_range(loop, {"classes": 161, "STEP": 2})) == 81
+    of_the_kernels = Loop("kernel", "range(0, classes, CLASSES_OF_A_SUM)", 1, 1, False, 10, 10, {}, 0.0)
+    assert len(floors.loop_range(of_the_kernels, {"classes": 161})) == 11
     with pytest.raises(NameError):
         floors.loop_range(loop, {"classes": 161})
 
