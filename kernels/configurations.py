@@ -68,7 +68,7 @@ def divergence(target: str, metric: str) -> dict[str, Any]:
         "COLUMNS": columns,
         "num_warps": 4,
         # H100, one image and eight: 44 and 253 us; with loads that are copied ahead 48 and 277; with 168 registers, for
-        # three blocks on a multiprocessor, 45 and 216, but 280 bytes are spilled elsewhere
+        # three blocks on a multiprocessor, 45 and 216, but up to 280 bytes are spilled
         **({"num_stages": 1} if target == "sm_90" else {}),
     }
 
