@@ -30,7 +30,7 @@ class TooLongError(Exception):
 def read(path, dry):
     """The content of an earlier run, or of none; ValueError where the file is not such a one."""
     if not path.exists():
-        return {"dry_run": dry, "steps": {}}
+        return {"dry_run": dry, "planned": [], "steps": {}}
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         before, steps = content["dry_run"], content["steps"]
@@ -131,6 +131,7 @@ def main(arguments=None):
                 check_machine(content, parsed.json, gpu_steps.environment(run))
         except ValueError as error:
             parser.error(f"--json: {error}")
+        content["planned"] = list(steps)
         left = [name for name in chosen if not is_done(content, name)]
         for number, name in enumerate(left, 1):
             if time.monotonic() - begin > 60 * parsed.minutes:

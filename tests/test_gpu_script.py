@@ -7,6 +7,8 @@ import pytest
 import torch
 from cases import needs_kernels
 
+from cdam_fast import cli
+
 pytest.importorskip("triton", minversion="3.2")
 
 pytestmark = [
@@ -83,6 +85,23 @@ def test_every_step_runs_and_none_runs_again(dry, path, capsys):
     path.write_text(json.dumps(content))
     assert set(dry()[1]) == set(found)
     assert capsys.readouterr().out.startswith("[1/1] host: done")
+    check_the_table(path, before, capsys)
+
+
+def check_the_table(path, content, capsys):
+    """`cdam-fast bench --from` refuses the file, and knows its format."""
+    assert cli.main(["bench", "--from", str(path)]) == 2
+    assert "is of a dry run" in capsys.readouterr().err
+    content = json.loads(content) | {"dry_run": False}
+    for name, step in content["steps"].items():
+        if name.startswith("latency"):
+            grid, batch = name.split()[2], name.split()[4]
+            step["result"] |= {"grid": [int(side) for side in grid.split("x")], "batch": int(batch)}
+    path.write_text(json.dumps(content))
+    assert cli.main(["bench", "--from", str(path)]) == 0
+    printed = capsys.readouterr().out
+    assert printed.count("\n| no GPU: stand-in") == 36
+    assert "not measured" not in printed
 
 
 def test_the_most_telling_steps_come_first_and_the_longest_last():
