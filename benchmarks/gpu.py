@@ -23,8 +23,8 @@ MACHINE = ("name", "torch", "cuda", "triton")
 """Of the environment: what one file's steps share."""
 
 
-class TooLongError(Exception):
-    """A step's time is over. No OSError, as TimeoutError is, which a step takes for a backend's."""
+class TooLongError(BaseException):
+    """A step's time is over. No Exception, which a step, or what it calls, takes for a backend's."""
 
 
 def read(path, dry):
@@ -76,7 +76,7 @@ def run_step(work, run, longest):
     try:
         step["result"] = work(run)
         step["status"] = "done"
-    except Exception as error:  # a step that fails leaves the others their time
+    except (Exception, TooLongError) as error:  # a step that fails leaves the others their time
         place = traceback.extract_tb(error.__traceback__)[-1]
         where = f"{Path(place.filename).name} line {place.lineno}"
         step["status"] = f"failed: {type(error).__name__}: {str(error)[:1500]} ({where})"

@@ -171,13 +171,38 @@ def test_an_interrupt_keeps_the_steps_that_are_done(dry, steps, capsys):
     assert begun == ["second", "third"]
 
 
+def test_a_backend_that_fails_or_is_wrong_is_a_row_without_a_time(dry, monkeypatch):
+    """And an input that fails is an error of infinity among the others."""
+
+    class CompilerError(Exception):
+        pass
+
+    def attention(similarity, backend, **options):
+        if backend == "triton":
+            raise CompilerError("no registers left")
+        return torch.zeros(similarity.shape[0], 16, 16) if similarity.dim() == 4 else torch.zeros(16, 16)
+
+    monkeypatch.setattr(gpu_maps, "cdam_attention", attention)
+    monkeypatch.setattr(gpu_maps, "graphed", lambda similarity, **options: lambda images: torch.zeros(1, 16, 16))
+    status, found = dry("--compile", "none", "--steps", "errors,latency COCO-Object 28x28 batch 1")
+    assert status == 0
+    rows = found["latency COCO-Object 28x28 batch 1"]["result"]["backends"]
+    assert rows["triton"]["status"] == "failed: CompilerError: no registers left"
+    for name in ("portable", "triton, graphed"):
+        assert rows[name]["status"].startswith("wrong: over 3e-05")
+    assert [name for name, row in rows.items() if "device_us" in row] == ["eager"]
+    errors = found["errors"]["result"]
+    assert len(errors["over"]) == len(errors["rows"]) > 1
+    assert {row["triton failed"] for row in errors["rows"]} == {"CompilerError: no registers left"}
+
+
 def test_a_step_ends_when_its_time_is_over(dry, steps, monkeypatch):
     """Though it takes the errors of a backend for that backend's."""
 
     def slow(run):
         try:
             time.sleep(30)
-        except (RuntimeError, OSError):
+        except Exception:
             time.sleep(30)
 
     monkeypatch.setattr(gpu_maps, "LONGEST_STEP", 1)

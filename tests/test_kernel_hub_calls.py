@@ -114,11 +114,11 @@ builtins.__import__ = imported  # dynamo reads it
 result = {{"namespaces": [package.operators.ops.__name__ for package in packages], "maps": [], "attended": []}}
 for package in packages:
     compiled = torch.compile(
-        lambda x: package.cdam_attention(x * 1, scales={SCALES}) + 0, fullgraph=True, backend="aot_eager"
+        lambda x: package.cdam_attention(x * 1, scales=(1.0,)) + 0, fullgraph=True, backend="aot_eager"
     )
     result["maps"].append(compiled(similarity))
     values = torch.eye(6, device={DEVICE!r})
-    result["attended"].append(torch.vmap(lambda x: package.cdam_attend(x, values, scales={SCALES}))(similarity[None]))
+    result["attended"].append(torch.vmap(lambda x: package.cdam_attend(x, values, scales=(1.0,)))(similarity[None]))
     rows = torch.softmax(similarity.flatten(1).mT / 0.1, -1)
     rate = torch.compile(package.pairwise_divergence, fullgraph=True, backend="aot_eager")(rows)
     assert torch.equal(rate, package.pairwise_divergence(rows))
@@ -126,7 +126,7 @@ for package in packages:
     result = run(code, package, second, similarity=similarity)
     first, other = result["namespaces"]
     assert first != other
-    exact = oracle(similarity, scales=SCALES)
+    exact = oracle(similarity, scales=(1.0,))
     for attention in (*result["maps"], *(attended[0] for attended in result["attended"])):
         assert largest_error(attention, exact) <= MAP_BUDGET
 
