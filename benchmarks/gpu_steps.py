@@ -65,11 +65,14 @@ def nvidia_smi():
 
 def pytest_of(run, options):
     """Of the tests that only a GPU shows: how many passed, failed and were skipped, and what failed how."""
+    return run.once(_pytest_of, ("tests/test_gpu.py",) if run.dry else options)
+
+
+def _pytest_of(run, options):
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.xml"
         command = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", f"--junitxml={report}", "-p", "no:cacheprovider"]
         command += ["-n", "0"] if run.has_xdist else []
-        command += ["tests/test_gpu.py"] if run.dry else []
         done = subprocess.run(
             [*command, *options], cwd=ROOT, capture_output=True, text=True, timeout=LONGEST_STEP, check=False
         )
