@@ -32,6 +32,7 @@ class Timed:
         self.call = call
         self.seconds, self.flushed, self.waited, self.clocks = [], [], [], []
         self.calls, self.cycles, self.filled = 1, 0, False
+        self.spent = 0.0  # seconds of the host in rounds
         for _ in range(2):
             call()
         torch.cuda.synchronize()
@@ -50,6 +51,7 @@ class Timed:
 
     def round(self, flush=None):
         """Another sample of each kind."""
+        started = time.perf_counter()
         seconds, filled = enqueued(self.call, self.calls, self.cycles)
         self.seconds.append(seconds)
         self.filled &= filled
@@ -62,6 +64,7 @@ class Timed:
             self.call()
             torch.cuda.synchronize()
             self.waited.append(time.perf_counter() - begin)
+        self.spent += time.perf_counter() - started
 
     def summary(self):
         """Microseconds of a call."""

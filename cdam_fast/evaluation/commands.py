@@ -74,13 +74,13 @@ def add_commands(commands: Any) -> None:
     _add_common(show)
 
 
-def add_device(parser: Any) -> None:
-    """Add ``--device``."""
+def add_device(parser: Any, default: str | None = "auto") -> None:
+    """Add ``--device``; a default of None is auto for a command that tells whether it was given."""
     parser.add_argument(
         "--device",
-        default="auto",
+        default=default,
         help="auto, cpu, cuda, cuda:1, mps, xpu; auto is the first that is there of cuda, mps, xpu and cpu "
-        "(default: %(default)s)",
+        "(default: auto)",
     )
 
 

@@ -14,6 +14,16 @@ from cdam_fast.evaluation.streams import say, show, tell
 
 _TARGETS = "sm_80,sm_86,sm_90,sm_100,sm_120,gfx942"
 
+_DEFAULTS: dict[str, Any] = {
+    "classes": "VOC21,Context60,COCO-Object",
+    "grid": "28",
+    "batch": 1,
+    "device": "auto",
+    "runs": 30,
+    "compile": "largest",
+}
+"""Of ``bench``, filled in late: what is given beside ``--from`` is refused."""
+
 _SECONDS_PER_TARGET = 30
 """Of ``kernels`` on one core of 2023; a target's kernels are compiled side by side."""
 
@@ -32,21 +42,20 @@ def add_commands(commands: Any) -> None:
     )
     bench.add_argument(
         "--classes",
-        default="VOC21,Context60,COCO-Object",
         metavar="LIST",
-        help="class lists, each plus the 80 augmented prompts, or numbers of prompts in all (default: %(default)s)",
+        help="class lists, each plus the 80 augmented prompts, or numbers of prompts in all "
+        f"(default: {_DEFAULTS['classes']})",
     )
-    bench.add_argument("--grid", default="28", metavar="N|HxW", help="patch grid (default: %(default)s, 448x448)")
-    bench.add_argument("--batch", type=int, default=1, metavar="B", help="images in one call (default: %(default)s)")
-    add_device(bench)
+    bench.add_argument("--grid", metavar="N|HxW", help=f"patch grid (default: {_DEFAULTS['grid']}, 448x448)")
+    bench.add_argument("--batch", type=int, metavar="B", help=f"images in one call (default: {_DEFAULTS['batch']})")
+    add_device(bench, default=None)
     bench.add_argument(
-        "--runs", type=int, default=30, metavar="R", help="timed calls of a backend, at most (default: %(default)s)"
+        "--runs", type=int, metavar="R", help=f"timed calls of a backend, at most (default: {_DEFAULTS['runs']})"
     )
     bench.add_argument(
         "--compile",
         choices=("largest", "all", "none"),
-        default="largest",
-        help="class lists for which torch.compile of the eager code is measured too (default: %(default)s)",
+        help=f"class lists for which torch.compile of the eager code is measured too (default: {_DEFAULTS['compile']})",
     )
     bench.add_argument(
         "--end-to-end",
@@ -60,6 +69,13 @@ def add_commands(commands: Any) -> None:
     )
     bench.add_argument("--json", metavar="FILE", help="write everything measured as JSON")
     bench.add_argument("--plot", metavar="FILE.png", help="draw a chart; needs matplotlib")
+    bench.add_argument(
+        "--from",
+        dest="from_files",
+        nargs="+",
+        metavar="JSON",
+        help="measure nothing: print the tables of such files, and of those of benchmarks/gpu.py, as Markdown",
+    )
     bench.set_defaults(run=_bench)
     kernels = commands.add_parser(
         "kernels",
@@ -98,9 +114,14 @@ def add_commands(commands: Any) -> None:
 
 
 def _bench(parsed: argparse.Namespace) -> int:
+    if parsed.from_files is not None:
+        return _tables(parsed)
     from cdam_fast.evaluation import bench, devices, durations, end_to_end, inputs, photos, report
     from cdam_fast.evaluation.progress import estimated
 
+    for option, default in _DEFAULTS.items():
+        if getattr(parsed, option) is None:
+            setattr(parsed, option, default)
     for option in ("batch", "runs"):
         if getattr(parsed, option) < 1:
             raise UsageError(f"--{option}: got {getattr(parsed, option)}, takes a whole number from 1")
@@ -152,6 +173,17 @@ def _bench(parsed: argparse.Namespace) -> int:
     if measured.interrupted:
         return 130
     return 1 if any(row.status == "wrong" for row in measured.rows) else 0
+
+
+def _tables(parsed: argparse.Namespace) -> int:
+    from cdam_fast.evaluation import markdown
+
+    for option in (*_DEFAULTS, "image", "pretrained", "end_to_end", "host", "json", "plot"):
+        if getattr(parsed, option) not in (None, False):
+            raise UsageError(f"--{option.replace('_', '-')}: takes no --from as well, which measures nothing")
+    for line in markdown.tables(parsed.from_files):
+        say(line)
+    return 0
 
 
 def _host(environment: dict[str, Any], options: Any, path: str | None) -> int:

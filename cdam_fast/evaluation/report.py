@@ -46,11 +46,11 @@ def table(report: Report) -> Table:
         result.add_row(
             name,
             row.backend,
-            _milliseconds(row.p50_ms) if timed else row.status.upper(),
-            f"{_milliseconds(row.p20_ms)}-{_milliseconds(row.p80_ms)}" if timed else "",
-            _ratio(row.over_eager),
-            _ratio(row.over_compile),
-            *([_ratio(row.over_autotune)] if autotuned else []),
+            milliseconds(row.p50_ms) if timed else row.status.upper(),
+            f"{milliseconds(row.p20_ms)}-{milliseconds(row.p80_ms)}" if timed else "",
+            ratio(row.over_eager),
+            ratio(row.over_compile),
+            *([ratio(row.over_autotune)] if autotuned else []),
             "" if row.memory_bytes is None else f"{row.memory_bytes / 1e6:.0f}",
             "" if row.error is None else f"{row.error:.1e}",
         )
@@ -86,16 +86,17 @@ def end_to_end_table(report: EndToEndReport) -> Table:
             row.base,
             row.step,
             row.map,
-            _milliseconds(row.p50_ms) if row.status == "ok" else row.status.upper(),
-            _percent(row.over_base),
+            milliseconds(row.p50_ms) if row.status == "ok" else row.status.upper(),
+            percent(row.over_base),
             "" if row.paper_ms is None else f"{row.paper_ms:.0f}",
-            _percent(row.paper_over_base),
+            percent(row.paper_over_base),
             "" if row.error is None else f"{row.error:.0e}",
         )
     return result
 
 
-def _percent(share: float | None) -> str:
+def percent(share: float | None) -> str:
+    """Signed, ``+13.2 %``; nothing for None."""
     return "" if share is None else f"{100 * share:+.1f} %" if abs(share) < 1 else f"{100 * share:+.0f} %"
 
 
@@ -118,11 +119,13 @@ def _grid(report: Report) -> str:
     return "x".join(map(str, report.environment["grid"]))
 
 
-def _milliseconds(value: float | None) -> str:
+def milliseconds(value: float | None) -> str:
+    """Three digits or more; nothing for None."""
     return "" if value is None else f"{value:.3f}" if value < 1 else f"{value:.1f}" if value < 100 else f"{value:.0f}"
 
 
-def _ratio(value: float | None) -> str:
+def ratio(value: float | None) -> str:
+    """Two digits or more; nothing for None."""
     return "" if value is None else f"{value:.1f}" if value < 10 else f"{value:.0f}"
 
 
@@ -214,7 +217,7 @@ def _bar(axes: Any, position: float, row: Row) -> None:
         ecolor="#333333",
         capsize=2,
     )
-    label = f"  {_milliseconds(row.p50_ms)} ms"
+    label = f"  {milliseconds(row.p50_ms)} ms"
     if row.backend != EAGER and row.over_eager is not None:
-        label += f", {_ratio(row.over_eager)}x eager"
+        label += f", {ratio(row.over_eager)}x eager"
     axes.text(row.p80_ms, position, label, va="center", fontsize=8)

@@ -173,7 +173,7 @@ def _statement(rows: list[Instruction], nested: set[_Statement]) -> _Statement:
         found = {
             statement
             for file, line in row.places
-            for statement in _loop_statements(file)
+            for statement in loop_statements(file)
             if statement.first <= line <= statement.last
         }
         votes.update(found)
@@ -183,7 +183,7 @@ def _statement(rows: list[Instruction], nested: set[_Statement]) -> _Statement:
 
 
 @lru_cache(maxsize=64)
-def _loop_statements(file: str) -> tuple[_Statement, ...]:
+def loop_statements(file: str) -> tuple[_Statement, ...]:
     """The loops of a Python file that stay loops, none where there is no such file."""
     if not Path(file).is_file():
         return ()
