@@ -24,14 +24,14 @@ from cdam_fast.arguments import (
     working_similarity,
 )
 from cdam_fast.constants import ATTENTION_TEMPERATURE, SCALES, TEMPERATURE
-from cdam_fast.tracing import refuse_func_gradients
+from cdam_fast.tracing import refuse_forward_gradients
 
 
 def choose_backend(backend: object, tensor: Tensor, patches: int = 0, other: Tensor | None = None) -> str:
     """The backend that serves a tensor, and a map of so many patches; RuntimeError where the one asked for cannot."""
     chosen = check_backend(backend)
     if chosen != "reference":
-        refuse_func_gradients(tensor, other)
+        refuse_forward_gradients(tensor, other)
     if chosen == "auto":
         on_gpu = tensor.device.type in ("cuda", "xpu")
         return "triton" if on_gpu and ops.refusal(tensor, patches) is None else "portable"
