@@ -137,7 +137,11 @@ def _add_attention(total: Tensor, rows: _Rows, options: MapOptions) -> None:
         block = rows if whole else rows.block(start, start + step)
         shifted, gain = normalise(block, options.attention_temperature, options.minmax)
         place = total if whole else total[:, start : start + step]
-        place.addcmul_(shifted.to(total.dtype), gain.to(total.dtype), value=share)
+        factors = shifted.to(total.dtype), gain.to(total.dtype)
+        if is_differentiated(shifted):  # torch.vmap has no rule for the other
+            place.add_(factors[0] * factors[1], alpha=share)
+        else:
+            place.addcmul_(*factors, value=share)
 
 
 def _logits(similarity: Tensor, options: MapOptions) -> Tensor:
