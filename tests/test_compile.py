@@ -1,5 +1,7 @@
 """torch.compile without a graph break, and the operators' own checks."""
 
+import re
+
 import pytest
 import torch
 from cases import clip_rows, every_metric, every_order, needs_operators
@@ -73,6 +75,34 @@ def test_compiled_weight_of_all_heads(batch, dynamic):
     assert torch.equal(compiled(attention, heads=12), cdam_fast.with_cls_token(attention, heads=12))
 
 
+@pytest.mark.parametrize("gradient", [False, True], ids=["plain", "gradient"])
+def test_compiled_vmap(gradient):
+    def divergence(p):
+        return torch.vmap(lambda p: cdam_fast.pairwise_divergence(p, p[:2]))(p)
+
+    results = []
+    for function in (torch.compile(divergence, fullgraph=True, backend="aot_eager"), divergence):
+        p = clip_rows(5, 4, batch=(2,)).requires_grad_(gradient)
+        results.append([function(p)])
+        if gradient:
+            results[-1] += torch.autograd.grad(results[-1][0].square().sum(), p)
+    assert_same(*results)
+
+
+@pytest.mark.parametrize(
+    ("transform", "refused"),
+    [
+        (lambda f, p: torch.func.grad(lambda p: f(p).sum())(p), "torch.compile of cdam_fast: got torch.func.grad"),
+        (lambda f, p: torch.func.jvp(f, (p,), (p,)), "torch.autograd.forward_ad of cdam_fast: got a dual tensor"),
+    ],
+    ids=["grad", "jvp"],
+)
+def test_derivatives_inside_are_refused_by_name(transform, refused):
+    p = clip_rows(5, 4)
+    with pytest.raises(RuntimeError, match=re.escape(refused)):
+        torch.compile(lambda p: transform(cdam_fast.pairwise_divergence, p), fullgraph=True, backend="aot_eager")(p)
+
+
 SAMPLES = {
     "symmetric": lambda: (clip_rows(5, 4, batch=(2,)), None),
     "rectangular": lambda: (clip_rows(5, 4, batch=(2,)), clip_rows(3, 4, batch=(2,))),
@@ -95,3 +125,26 @@ def test_backward_operator(sample, metric):
     p, q = SAMPLES[sample]()
     weights = torch.randn(p.shape[0], p.shape[1], p.shape[1] if q is None else q.shape[1], dtype=p.dtype)
     torch.library.opcheck(torch.ops.cdam_fast.divergence_backward.default, (weights, p, q, metric))
+
+
+MAP = ((0.5, 1.0), 0.1, 0.1, "js", "official", True, True)
+OTHERS = {
+    "portable_map": lambda: (clip_like(3, 2, 2, batch=(2,)), *MAP),
+    "triton_map": lambda: (clip_like(3, 2, 2, batch=(1,)), *MAP, torch.float16),
+    "triton_attend": lambda: (clip_like(3, 2, 2, batch=(1,)), torch.rand(1, 4, 3), *MAP, torch.float32),
+    "triton_divergence": lambda: (clip_rows(3, 2, batch=(1,)).requires_grad_(), None, "js"),
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_other_operators(name):
+    if name.startswith("triton"):
+        pytest.importorskip("triton", minversion="3.2")
+    torch.library.opcheck(getattr(torch.ops.cdam_fast, name).default, OTHERS[name]())
+
+
+def test_every_operator_is_checked():
+    registered = {
+        schema.name.partition("::")[2] for schema in torch._C._jit_get_all_schemas() if "cdam_fast::" in schema.name
+    }
+    assert registered == {"divergence", "divergence_backward", *OTHERS}
