@@ -85,11 +85,13 @@ def cdam_attention(
         a row is about 1 and **rows do not sum to 1**; that is the method. Arithmetic is in float32, or float64
         for float64 input. NaN or infinity in the similarity gives NaN, never a silent finite value.
 
-    Differentiable once with respect to similarity by torch.autograd, without an N x N x C tensor in the backward pass.
+    Differentiable once with respect to similarity by torch.autograd and torch.func.grad, without an N x N x C tensor in
+    the backward pass; torch.vmap over it is a call with a batch dim. ``"reference"`` has second and forward ones.
 
     Raises:
         TypeError: an argument of the wrong kind or dtype. ValueError: of the wrong shape or range, a scale that
-            leaves no patch included. RuntimeError: a backend that cannot serve the call. Each names the argument.
+            leaves no patch included. RuntimeError: a backend that cannot serve the call, torch.func.jvp or a dual
+            tensor; in a backward pass, a second derivative. Each names the argument or what was asked.
             torch.OutOfMemoryError: Triton maps that cannot be allocated, with what they need.
     """
     similarity = check_similarity(similarity)

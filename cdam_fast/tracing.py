@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 
-from cdam_fast.compat import is_compiling, require_operators
+from cdam_fast.compat import TORCH, is_compiling, require_operators
 
 __all__ = ["as_batch", "is_compiling", "is_differentiated", "is_traced", "refuse_forward_gradients"]
 
@@ -18,7 +18,7 @@ _functorch: Any = getattr(_internals, "_functorch", None)
 _tracing_state: Callable[[], Any] = _internals._get_tracing_state
 _count_modes: Callable[[], int] | None = getattr(_internals, "_len_torch_dispatch_stack", None)  # since torch 2.1
 _forward_ad: Any = forward_ad
-_transforms: Callable[[], Any] | None = getattr(_functorch, "peek_interpreter_stack", None)  # since torch 2.0
+_is_transforming: Callable[[], bool] = getattr(_internals, "_are_functorch_transforms_active", lambda: False)  # 2.0
 _pyfunctorch: Any = getattr(getattr(torch, "_functorch", None), "pyfunctorch", None)
 _Transform: Any = getattr(_functorch, "TransformType", None)
 
@@ -38,7 +38,7 @@ def is_traced(*tensors: Tensor | None) -> bool:
         return True
     if _count_modes is not None and _count_modes() > 0:
         return True
-    if _transforms is not None and _transforms() is not None:  # whatever is made there, they wrap
+    if _is_transforming():  # whatever is made there, they wrap
         require_operators("torch.func")
         return True
     for tensor in tensors:
@@ -58,7 +58,7 @@ def is_differentiated(*tensors: Tensor | None) -> bool:
         return False
     if any(tensor is not None and tensor.requires_grad for tensor in tensors):
         return True
-    if _transforms is None or _transforms() is None:
+    if not _is_transforming():
         return False
     if is_compiling():  # which does not look into what is mapped
         return True
@@ -67,7 +67,7 @@ def is_differentiated(*tensors: Tensor | None) -> bool:
 
 def is_under_func_grad() -> bool:
     """Whether torch.func.grad, vjp or what is made of them is under way, whose gradients no operator has."""
-    if is_compiling() or _transforms is None or _transforms() is None:
+    if is_compiling() or not _is_transforming():
         return False
     return any(transform.key() == _Transform.Grad for transform in _functorch.get_interpreter_stack())
 
@@ -79,9 +79,10 @@ def refuse_forward_gradients(*tensors: Tensor | None) -> None:
         RuntimeError: torch.func.jvp or what is made of it (jacfwd, hessian) tracks one of the tensors, or it is a dual
             tensor of torch.autograd.forward_ad; torch.compile of a function that torch.func.grad is in.
     """
-    if _transforms is not None and _transforms() is not None:
+    if _is_transforming():
         if is_compiling():
-            if _pyfunctorch.coerce_cinterpreter(_transforms()).key() == _Transform.Grad:
+            # what an older compiler cannot tell apart ends in PyTorch's own error
+            if TORCH >= (2, 14) and _pyfunctorch.retrieve_current_functorch_interpreter().key() == _Transform.Grad:
                 raise RuntimeError(
                     "torch.compile of cdam_fast: got torch.func.grad or vjp in the function, takes "
                     "torch.autograd.grad of a compiled function, torch.func.vmap, or torch.func.grad uncompiled"
@@ -113,7 +114,7 @@ def _wrapped(tensor: Tensor | None) -> Iterator[Any]:
 
 def has_func_gradients(*tensors: Tensor | None) -> bool:
     """Whether torch.func.grad, jvp or what is made of them tracks one of the tensors."""
-    if is_compiling() or _transforms is None or _transforms() is None:
+    if is_compiling() or not _is_transforming():
         return False
     return any(_functorch.is_gradtrackingtensor(level) for tensor in tensors for level in _wrapped(tensor))
 
