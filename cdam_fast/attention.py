@@ -159,7 +159,7 @@ def pairwise_divergence(p: Tensor, q: Tensor | None = None, *, metric: str = "js
 
     Raises:
         TypeError: no tensor, or an integer dtype. ValueError: other shapes, an unknown metric or backend.
-            RuntimeError: a backend that is not there.
+            RuntimeError: a backend that is not there; derivatives as for `cdam_attention`.
     """
     p, other = check_distributions(p, q)
     metric = check_metric(metric)
