@@ -138,7 +138,7 @@ def _add_attention(total: Tensor, rows: _Rows, options: MapOptions) -> None:
         shifted, gain = normalise(block, options.attention_temperature, options.minmax)
         place = total if whole else total[:, start : start + step]
         factors = shifted.to(total.dtype), gain.to(total.dtype)
-        if is_differentiated(shifted):  # torch.vmap has no rule for the other
+        if is_traced(shifted):  # torch.vmap has no rule for the other
             place.add_(factors[0] * factors[1], alpha=share)
         else:
             place.addcmul_(*factors, value=share)
