@@ -24,14 +24,14 @@ from cdam_fast.arguments import (
     working_similarity,
 )
 from cdam_fast.constants import ATTENTION_TEMPERATURE, SCALES, TEMPERATURE
-from cdam_fast.tracing import refuse_func_gradients
+from cdam_fast.tracing import refuse_forward_gradients
 
 
 def choose_backend(backend: object, tensor: Tensor, patches: int = 0, other: Tensor | None = None) -> str:
     """The backend that serves a tensor, and a map of so many patches; RuntimeError where the one asked for cannot."""
     chosen = check_backend(backend)
     if chosen != "reference":
-        refuse_func_gradients(tensor, other)
+        refuse_forward_gradients(tensor, other)
     if chosen == "auto":
         on_gpu = tensor.device.type in ("cuda", "xpu")
         return "triton" if on_gpu and ops.refusal(tensor, patches) is None else "portable"
@@ -85,11 +85,13 @@ def cdam_attention(
         a row is about 1 and **rows do not sum to 1**; that is the method. Arithmetic is in float32, or float64
         for float64 input. NaN or infinity in the similarity gives NaN, never a silent finite value.
 
-    Differentiable once with respect to similarity by torch.autograd, without an N x N x C tensor in the backward pass.
+    Differentiable once with respect to similarity by torch.autograd and torch.func.grad, without an N x N x C tensor in
+    the backward pass; torch.vmap over it is a call with a batch dim. ``"reference"`` has second and forward ones.
 
     Raises:
         TypeError: an argument of the wrong kind or dtype. ValueError: of the wrong shape or range, a scale that
-            leaves no patch included. RuntimeError: a backend that cannot serve the call. Each names the argument.
+            leaves no patch included. RuntimeError: a backend that cannot serve the call, torch.func.jvp or a dual
+            tensor; in a backward pass, a second derivative. Each names the argument or what was asked.
             torch.OutOfMemoryError: Triton maps that cannot be allocated, with what they need.
     """
     similarity = check_similarity(similarity)
@@ -157,7 +159,7 @@ def pairwise_divergence(p: Tensor, q: Tensor | None = None, *, metric: str = "js
 
     Raises:
         TypeError: no tensor, or an integer dtype. ValueError: other shapes, an unknown metric or backend.
-            RuntimeError: a backend that is not there.
+            RuntimeError: a backend that is not there; derivatives as for `cdam_attention`.
     """
     p, other = check_distributions(p, q)
     metric = check_metric(metric)

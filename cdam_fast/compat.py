@@ -16,7 +16,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 TORCH = tuple(int(number) for number in re.findall(r"\d+", str(torch.__version__))[:2])
@@ -81,51 +80,6 @@ def compiled(function: Callable[..., Any], **options: Any) -> Callable[..., Any]
         raise RuntimeError(reason)
 
     return refuse
-
-
-# --- Operators ----------------------------------------------------------------------------------------------------
-
-
-def operator(
-    name: str,
-    schema: str,
-    function: Callable[..., Any],
-    fake: Callable[..., Any],
-    setup_context: Callable[..., None] | None = None,
-    backward: Callable[..., Any] | None = None,
-) -> Callable[..., Any]:
-    """The function as one opaque step for autograd, torch.compile and torch.export.
-
-    A `torch.library` operator ``cdam_fast::name`` where torch has them, else the function with the same gradient
-    as a `torch.autograd.Function`. Differentiable once, with ``setup_context(ctx, inputs, output)`` and
-    ``backward(ctx, *gradients)``; ``fake`` makes empty outputs of the right shapes.
-    """
-    if HAS_OPERATORS:
-        qualified = f"cdam_fast::{name}"
-        # the schema in words: made from annotations it would need a Python in which those can be evaluated
-        definition = torch.library.custom_op(qualified, function, mutates_args=(), schema=schema)
-        definition.register_fake(fake)
-        if backward is not None:
-            definition.register_autograd(backward, setup_context=setup_context)
-        registered: Callable[..., Any] = getattr(torch.ops.cdam_fast, name)
-        return registered
-    if backward is None or setup_context is None:
-        return function
-    return _as_autograd_function(name, function, setup_context, backward)
-
-
-def _as_autograd_function(
-    name: str, function: Callable[..., Any], setup_context: Callable[..., None], backward: Callable[..., Any]
-) -> Callable[..., Any]:
-    def forward(ctx: Any, *inputs: Any) -> Any:
-        output = function(*inputs)
-        setup_context(ctx, inputs, output)
-        return output
-
-    members = {"forward": staticmethod(forward), "backward": staticmethod(once_differentiable(backward))}
-    made: Any = type(name, (torch.autograd.Function,), members)
-    applied: Callable[..., Any] = made.apply
-    return applied
 
 
 # --- Tensors and functions ----------------------------------------------------------------------------------------

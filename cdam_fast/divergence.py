@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cdam_fast import compat, jensen_shannon
+from cdam_fast import compat, jensen_shannon, opaque
 from cdam_fast.jensen_shannon import FINE_TRUNCATION, Decision
-from cdam_fast.tracing import as_batch, is_traced
+from cdam_fast.tracing import as_batch, is_differentiated, is_traced
 
 
 def pairwise_divergence(
@@ -30,8 +30,7 @@ def pairwise_divergence(
     decision on each image is appended to ``decisions``, where neither a gradient nor a tracer is about.
     """
     flat_p, flat_q = as_batch(p, 2), None if q is None else as_batch(q, 2)
-    differentiated = torch.is_grad_enabled() and (p.requires_grad or (q is not None and q.requires_grad))
-    if differentiated or is_traced(p, q):
+    if is_differentiated(p, q) or is_traced(p, q):
         result: Tensor = _divergence(flat_p, flat_q, metric, fine)
     else:  # without the operator's 0.1 ms
         result = _compute(flat_p, flat_q, metric, fine, decisions)
@@ -78,11 +77,13 @@ def _fake_backward(grad: Tensor, p: Tensor, q: Tensor | None, metric: str) -> tu
     return p.new_empty(p.shape), p.new_empty(0) if q is None else q.new_empty(q.shape)
 
 
-divergence_backward = compat.operator(
+divergence_backward = opaque.operator(
     "divergence_backward",
     "(Tensor grad, Tensor p, Tensor? q, str metric) -> (Tensor, Tensor)",
     _compute_backward,
     _fake_backward,
+    opaque.keep_nothing,
+    opaque.refuse_second_derivative,
 )
 
 
@@ -97,7 +98,7 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor | None, None, None
     return grad_p, None if q is None else grad_q, None, None
 
 
-_divergence = compat.operator(
+_divergence = opaque.operator(
     "divergence",
     "(Tensor p, Tensor? q, str metric, bool fine=False) -> Tensor",
     _compute,

@@ -10,16 +10,16 @@ import importlib.util
 import re
 from collections.abc import Sequence
 from functools import cache, lru_cache
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
-from cdam_fast import compat, portable
+from cdam_fast import compat, opaque, portable
 from cdam_fast.arguments import MapOptions, working_similarity
 from cdam_fast.constants import scaled_grid
 from cdam_fast.divergence import divergence_backward
-from cdam_fast.tracing import as_batch, is_compiling, is_traced
+from cdam_fast.tracing import as_batch, is_compiling, is_differentiated, is_traced
 
 OLDEST_TRITON = (3, 2)
 OLDEST_CAPABILITY = (7, 5)
@@ -91,13 +91,13 @@ def _launch() -> Any:
 
 def cdam_attention(similarity: Tensor, options: MapOptions, out_dtype: torch.dtype) -> Tensor:
     """``[..., C, h, w]`` -> ``[..., N, N]`` in out_dtype; differentiable once, stage by stage."""
-    if torch.is_grad_enabled() and similarity.requires_grad:
-        # the kernels that keep nothing for a backward pass leave all but the divergence to PyTorch
-        divergence = pairwise_divergence if options.metric == "js" else portable.pairwise_divergence
-        return portable.cdam_attention(working_similarity(similarity), options, divergence).to(out_dtype)
     images = as_batch(similarity, 3)
     if _is_plain(similarity):
         maps: Tensor = _launch().attention_map(images, _kernel_options(*images.shape[2:], options), out_dtype)
+    elif is_differentiated(similarity):
+        # the kernels that keep nothing for a backward pass leave all but the divergence to PyTorch
+        divergence = pairwise_divergence if options.metric == "js" else portable.pairwise_divergence
+        return portable.cdam_attention(working_similarity(similarity), options, divergence).to(out_dtype)
     else:
         maps = _map_operator(images, *_plain(options), out_dtype)
     return maps if images is similarity else maps.reshape(*similarity.shape[:-3], *maps.shape[1:])
@@ -123,13 +123,13 @@ def _target_of(device: torch.device) -> str:
 
 def cdam_attend(similarity: Tensor, values: Tensor, options: MapOptions, out_dtype: torch.dtype) -> Tensor:
     """The map applied to ``values [..., N, D]``; without an N x N tensor where that would be large and no gradient."""
-    if torch.is_grad_enabled() and (similarity.requires_grad or values.requires_grad):
-        attention = cdam_attention(similarity, options, torch.float32)
-        return (attention @ values.to(torch.float32)).to(out_dtype)
     images, flat = as_batch(similarity, 3), as_batch(values, 2)
     if _is_plain(similarity, values):
         kernel_options = _kernel_options(*images.shape[2:], options)
         result: Tensor = _launch().attend(images, flat, kernel_options, out_dtype)
+    elif is_differentiated(similarity, values):
+        attention = cdam_attention(similarity, options, torch.float32)
+        return (attention @ values.to(torch.float32)).to(out_dtype)
     else:
         result = _attend_operator(images, flat, *_plain(options), out_dtype)
     return result if images is similarity else result.reshape(*similarity.shape[:-3], *result.shape[1:])
@@ -185,7 +185,7 @@ def _fake_map(similarity: Tensor, *options: Any) -> Tensor:
     return similarity.new_empty(batch, height * width, height * width, dtype=options[-1])
 
 
-_map_operator = compat.operator("triton_map", f"(Tensor similarity, {_OPTIONS}) -> Tensor", _map, _fake_map)
+_map_operator = opaque.operator("triton_map", f"(Tensor similarity, {_OPTIONS}) -> Tensor", _map, _fake_map)
 
 
 def _attend(similarity: Tensor, values: Tensor, *options: Any) -> Tensor:
@@ -197,8 +197,22 @@ def _fake_attend(similarity: Tensor, values: Tensor, *options: Any) -> Tensor:
     return values.new_empty(values.shape, dtype=options[-1])
 
 
-_attend_operator = compat.operator(
-    "triton_attend", f"(Tensor similarity, Tensor values, {_OPTIONS}) -> Tensor", _attend, _fake_attend
+def _attend_over(operator: Any, size: int, in_dims: Sequence[int | None], *inputs: Any) -> tuple[Tensor, int]:
+    """The rule of torch.vmap: one map serves all values that are mapped over it, as columns side by side."""
+    if in_dims[0] is not None:
+        return cast("tuple[Tensor, int]", opaque.over_batch(operator, size, in_dims, *inputs))
+    similarity, values, *options = inputs
+    columns = values.movedim(in_dims[1], -1)  # [B, N, D, size]
+    result: Tensor = operator(similarity, columns.flatten(2), *options)
+    return result.reshape(columns.shape), 3
+
+
+_attend_operator = opaque.operator(
+    "triton_attend",
+    f"(Tensor similarity, Tensor values, {_OPTIONS}) -> Tensor",
+    _attend,
+    _fake_attend,
+    over=_attend_over,
 )
 
 
@@ -226,7 +240,7 @@ def _divergence_gradient(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor | None,
     return grad_p.to(p.dtype), None if q is None else grad_q.to(q.dtype), None
 
 
-_divergence_operator = compat.operator(
+_divergence_operator = opaque.operator(
     "triton_divergence",
     "(Tensor p, Tensor? q, str metric) -> Tensor",
     _divergence,

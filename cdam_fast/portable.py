@@ -15,11 +15,11 @@ from torch import Tensor
 from torch.nn import functional
 
 from cdam_fast.arguments import MapOptions
-from cdam_fast.compat import operator
 from cdam_fast.constants import EPSILON, FLATNESS, metric_terms, scaled_grid
 from cdam_fast.divergence import pairwise_divergence
 from cdam_fast.jensen_shannon import FINE_TRUNCATION, NEGLIGIBLE_RANGE
-from cdam_fast.tracing import as_batch, is_compiling, is_traced, refuse_jit
+from cdam_fast.opaque import operator
+from cdam_fast.tracing import as_batch, is_compiling, is_differentiated, is_traced, refuse_jit
 
 __all__ = ["cdam_attention", "distributions", "normalise", "pairwise_divergence", "resize"]
 
@@ -105,7 +105,7 @@ def normalise(rows: _Rows, attention_temperature: float, minmax: tuple[bool, boo
         return softmax, torch.ones_like(rates)
     most = softmax.amax(-1, keepdim=True)
     least = most * torch.exp(-reach * rates)
-    shifted = softmax - least if softmax.requires_grad else softmax.sub_(least)
+    shifted = softmax - least if is_differentiated(softmax) else softmax.sub_(least)
     return shifted, 1 / (most - least + EPSILON)
 
 
@@ -137,7 +137,11 @@ def _add_attention(total: Tensor, rows: _Rows, options: MapOptions) -> None:
         block = rows if whole else rows.block(start, start + step)
         shifted, gain = normalise(block, options.attention_temperature, options.minmax)
         place = total if whole else total[:, start : start + step]
-        place.addcmul_(shifted.to(total.dtype), gain.to(total.dtype), value=share)
+        factors = shifted.to(total.dtype), gain.to(total.dtype)
+        if is_traced(shifted):  # torch.vmap has no rule for the other
+            place.add_(factors[0] * factors[1], alpha=share)
+        else:
+            place.addcmul_(*factors, value=share)
 
 
 def _logits(similarity: Tensor, options: MapOptions) -> Tensor:
@@ -279,12 +283,11 @@ def cdam_attention(
         RuntimeError: torch.jit.trace with gradients, which would keep the patch grid of its example.
     """
     images = as_batch(similarity, 3)
-    differentiated = torch.is_grad_enabled() and similarity.requires_grad
     scales, temperature, attention_temperature, metric, order, (before, after) = options  # torch 2.6 traces no slice
     plain = (scales, temperature, attention_temperature, metric, order, before, after)
     if not is_traced(similarity):
         maps = _compute_map(images, *plain, divergence)
-    elif not differentiated:
+    elif not is_differentiated(similarity):
         maps = _map(images, *plain)
     else:
         refuse_jit("gradients")

@@ -149,7 +149,8 @@ def shipped(target: str) -> list[Launch]:
         launches.append(_launch(f"distributions {metric}", distributions_kernel, options, SOFTMAX=True))
     for metric in ("js", "kl", "wasserstein"):
         options = divergence(target, metric)
-        launches.append(_launch(f"divergence {metric}", divergence_kernel, options, MIRRORED=metric != "kl"))
+        constants = {"MIRRORED": metric != "kl", "LARGE": False}
+        launches.append(_launch(f"divergence {metric}", divergence_kernel, options, **constants))
     minmax = {"MINMAX_BEFORE": True, "MINMAX_AFTER": True}
     for grid in SHIPPED_GRIDS:
         patches = grid[0] * grid[1]

@@ -354,8 +354,9 @@ def divergence_kernel(
     BLOCK_CLASSES: tl.constexpr,
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
+    LARGE: tl.constexpr = False,
 ):
-    """One tile of the pairwise divergence of one scale of one image."""
+    """One tile of the pairwise divergence of one scale of one image. LARGE: a plane has 2^31 elements or more."""
     program = tl.program_id(0)
     image = (program // n_tiles).to(tl.int64)
     tile_ptr = tiles_ptr + 3 * (program % n_tiles)
@@ -370,6 +371,8 @@ def divergence_kernel(
 
     PLANES: tl.constexpr = 2 if METRIC == "kl" else 1
     plane = padded_classes.to(tl.int64) * rows_total
+    if LARGE:
+        rows_total = rows_total.to(tl.int64)
     row_ptr = planes_ptr + image * PLANES * plane + first_row + i
     column_ptr = planes_ptr + image * PLANES * plane + first_column + j
     if METRIC == "js":

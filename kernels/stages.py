@@ -92,6 +92,8 @@ def _divergence_launch(plan: Plan, batch: int, classes: int, metric: str, target
     tables = (plan.scales, plan.tiles)
     numbers = (classes, _padded_classes(classes), plan.rows, plan.pairs, n_tiles, len(plan.blocks), len(plan.scales))
     constants = {"MIRRORED": plan.mirrored, "enable_fp_fusion": True, **configurations.divergence(target, metric)}
+    if _padded_classes(classes) * plan.rows >= 1 << 31:
+        constants["LARGE"] = True
     return Launch((batch * n_tiles,), tables + numbers, constants)
 
 

@@ -10,7 +10,7 @@ from cases import clip_rows, every_metric, needs_kernels
 from torch import nn
 
 import cdam_fast
-from cdam_fast import compat, divergence, ops
+from cdam_fast import compat, divergence, opaque, ops
 from cdam_fast.models import dense_features
 from cdam_fast.models.tower import Tower
 from cdam_fast.testing import clip_like
@@ -31,7 +31,7 @@ def test_gradient_without_operators_is_the_operators(metric, other, oldest):
     inputs = (p,) if q is None else (p, q)
     weights = torch.randn(2, 7, 4 if other else 7, dtype=torch.float64)
     expected = torch.autograd.grad(cdam_fast.pairwise_divergence(p, q, metric=metric), inputs, weights)
-    function = compat.operator(
+    function = opaque.operator(
         "unused", "", divergence._compute, divergence._fake, divergence._setup_context, divergence._backward
     )
     result = function(p, q, metric, False)
@@ -39,12 +39,12 @@ def test_gradient_without_operators_is_the_operators(metric, other, oldest):
     for gradient, wanted in zip(torch.autograd.grad(result, inputs, weights, retain_graph=True), expected):
         torch.testing.assert_close(gradient, wanted)
     (first,) = torch.autograd.grad(result.sum(), p, create_graph=True)
-    with pytest.raises(RuntimeError, match=r"does not require grad|once_differentiable|differentiate twice"):
+    with pytest.raises(RuntimeError, match=r"^torch\.autograd of cdam_fast: got a second derivative"):
         torch.autograd.grad(first.sum(), p)
 
 
 def test_a_step_without_a_gradient_is_the_function_itself(oldest):
-    assert compat.operator("unused", "", len, len) is len
+    assert opaque.operator("unused", "", len, len) is len
 
 
 @pytest.mark.parametrize("scale", [None, 1.0, 0.3], ids=str)

@@ -20,6 +20,7 @@ HEAVY = ("triton", "open_clip", "skimage", "matplotlib", "rich")
 LAYERS = (
     {"compat", "constants", "prompts"},
     {"arguments", "tracing"},
+    {"opaque"},
     {"embedding", "kernels"},
     {"jensen_shannon"},
     {"divergence"},
