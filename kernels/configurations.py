@@ -31,14 +31,28 @@ def target_of(device: torch.device) -> str:
     return f"sm_{major}{minor}"
 
 
-_PAIRS_OF_A_THREAD = {"sm_86": (16, 2, 4), "sm_89": (16, 2, 4), "sm_120": (4, 4, 8)}
-"""Rows and columns of a thread's pairs, and warps, where Jensen-Shannon with 4 x 8 and 4 spills: 216 bytes on sm_120 by
-Triton 3.9. There twice the warps cost the features 2 % of their instructions and the logarithms no time."""
+_TRITON = tuple(map(int, triton.__version__.split(".")[:2]))
 
 
-def _spills_float32(target: str) -> bool:
-    """Where Triton 3.2 multiplies float32 by way of 8 KB of spills: there TF32 takes less, 109 us for 153 by counts."""
-    return triton.__version__.startswith("3.2.") and target in ("sm_86", "sm_89")
+def products(target: str) -> str:
+    """``"tf32"`` on tensor cores, ``"ieee"`` on the units of float32."""
+    if _TRITON == (3, 2) and target in ("sm_86", "sm_89"):
+        return "tf32"  # float32 goes through 8 KB of spills there: 153 us for 109 by counts
+    if (3, 4) <= _TRITON <= (3, 7) and target in ("sm_100", "sm_103"):
+        return "ieee"  # each product gets tensor memory of its own, 592 columns of 512 in all: a kernel that traps
+    return "tf32" if target in TF32_TARGETS else "ieee"
+
+
+def _pairs_of_a_thread(target: str, metric: str) -> tuple[int, int, int]:
+    """Rows, columns and warps: others than 4, 8 and 4 where Jensen-Shannon would spill, some 216 bytes.
+
+    Twice the warps cost products in float32 2 % of their instructions and the logarithms no time (sm_120, Triton 3.9).
+    """
+    if metric == "js" and target in ("sm_86", "sm_89"):
+        return 16, 2, 4
+    if metric == "js" and target in ("sm_100", "sm_103", "sm_120") and products(target) == "ieee":
+        return 4, 4, 8
+    return 4, 8, 4
 
 
 def _fast(target: str) -> bool:
@@ -59,15 +73,15 @@ def distributions(target: str, metric: str) -> dict[str, Any]:
 
 def divergence(target: str, metric: str) -> dict[str, Any]:
     """Launch options of `divergence_kernel`."""
-    tensor_cores = target in TF32_TARGETS
-    rows, columns, warps = (_PAIRS_OF_A_THREAD if metric == "js" else {}).get(target, (4, 8, 4))
+    tensor_cores = target in TF32_TARGETS and products(target) == "tf32"
+    rows, columns, warps = _pairs_of_a_thread(target, metric)
     return {
         "METRIC": metric,
         "FAST": _fast(target),
         # a matrix core of AMD's multiplies float32 itself
         "FEATURES_FIRST": tensor_cores or not target.startswith("sm_"),
-        "PRODUCTS": "tf32" if tensor_cores or _spills_float32(target) else "ieee",
-        "K_MAJOR": target in ("sm_90", "sm_100", "sm_103"),
+        "PRODUCTS": products(target),
+        "K_MAJOR": tensor_cores and target in ("sm_90", "sm_100", "sm_103"),
         "BLOCK": TILE,
         "BLOCK_CLASSES": 16,
         "ROWS": rows,

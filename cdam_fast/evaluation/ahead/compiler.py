@@ -36,6 +36,9 @@ if TYPE_CHECKING:
 TARGETS = ("sm_80", "sm_86", "sm_90", "sm_100", "sm_120", "gfx942")
 COMPILE_SECONDS = 600
 
+TENSOR_MEMORY = 512
+"""Columns of a multiprocessor's tensor memory, from sm_100 on."""
+
 HARMLESS_SPILL = 64
 """Bytes of a thread that may go to memory: sixteen registers, which some Tritons put aside outside the loops where
 others keep them; they stay in the first-level cache. A kernel that does not fit its registers spills hundreds."""
@@ -167,6 +170,7 @@ def _inspect(launch: Launch, target: str, child: _Child) -> Compiled:
         child.result()
         kernel = _compile(launch, target)
         _check_inline_assembly(str(kernel.asm["ttir"]), target)
+        _check_tensor_memory(kernel.metadata)
     except UnsupportedTargetError as error:
         return Compiled(launch.name, target, "not supported by this Triton", str(error))
     except Exception as error:
@@ -313,6 +317,13 @@ def _check_inline_assembly(ttir: str, target: str) -> None:
     found = re.search(r'elementwise_inline_asm "([^"]*)"[^}]*constraints = "[^"]*[fhl]\b', ttir)
     if target.startswith("gfx") and found:
         raise RuntimeError(f"inline PTX in a kernel for {target}: {found[1]}")
+
+
+def _check_tensor_memory(metadata: Any) -> None:
+    """Refuse a kernel that is nothing but a trap: Triton compiles it so, and refuses it at its first launch."""
+    columns = getattr(metadata, "tmem_size", None) or 0
+    if columns > TENSOR_MEMORY:
+        raise RuntimeError(f"takes {columns} columns of tensor memory, there are {TENSOR_MEMORY}")
 
 
 def _inspect_nvidia(launch: Launch, target: str, kernel: Any) -> Compiled:
