@@ -234,6 +234,29 @@ def test_a_kernel_without_room_in_tensor_memory_is_none():
         compiler._check_tensor_memory(SimpleNamespace(tmem_size=592))
 
 
+@pytest.mark.parametrize(
+    ("version", "target", "product"),
+    [
+        ((3, 2), "sm_86", "tf32"),
+        ((3, 3), "sm_86", "ieee"),
+        ((3, 3), "sm_100", "tf32"),
+        ((3, 4), "sm_100", "ieee"),
+        ((3, 7), "sm_103", "ieee"),
+        ((3, 8), "sm_100", "tf32"),
+        ((3, 5), "sm_90", "tf32"),
+    ],
+)
+def test_products_that_a_triton_does_not_compile_are_others(version, target, product, monkeypatch):
+    from cdam_fast.kernels import configurations
+
+    monkeypatch.setattr(configurations, "_TRITON", version)
+    options = configurations.divergence(target, "js")
+    assert options["PRODUCTS"] == product
+    on_tensor_cores = product == "tf32" and target != "sm_86"
+    assert options["FEATURES_FIRST"] == on_tensor_cores  # in float32 logarithms are cheaper
+    assert options["K_MAJOR"] == on_tensor_cores
+
+
 def test_loop_ranges_are_counted():
     loop = Loop("kernel", "tl.range(0, classes, STEP)", 1, 1, False, 10, 10, {}, 0.0)
     assert len(floors.loop_range(loop, {"classes": 161, "STEP": 2})) == 81
