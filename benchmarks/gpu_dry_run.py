@@ -11,7 +11,7 @@ import gpu_maps
 import torch
 
 from cdam_fast import graphs
-from cdam_fast.evaluation.ahead import compiler, listing
+from cdam_fast.ahead import compiler, listing
 from cdam_fast.kernels import configurations, launch
 
 PROPERTIES = SimpleNamespace(name="no GPU: stand-in for an H200", multi_processor_count=0, total_memory=0)

@@ -14,10 +14,10 @@ pytest.importorskip("triton", minversion="3.2")
 
 import cdam_fast
 from cdam_fast import cli
-from cdam_fast.evaluation.ahead import compiler, floors, gpus, report
-from cdam_fast.evaluation.ahead.compiler import TARGETS, Compiled
-from cdam_fast.evaluation.ahead.listing import Loop, find_loops, parse_gcn, parse_sass
-from cdam_fast.evaluation.ahead.opcodes import access_bytes, classify, operations, tensor_flop
+from cdam_fast.ahead import compiler, floors, gpus, report
+from cdam_fast.ahead.compiler import TARGETS, Compiled
+from cdam_fast.ahead.listing import Loop, find_loops, parse_gcn, parse_sass
+from cdam_fast.ahead.opcodes import access_bytes, classify, operations, tensor_flop
 
 PACKAGE = Path(cdam_fast.__file__).parent
 NVIDIA = [target for target in TARGETS if target.startswith("sm_")]
@@ -174,7 +174,7 @@ def test_an_interpreting_process_is_refused():
 
 
 COMPILE_ONE = """
-from cdam_fast.evaluation.ahead import compiler
+from cdam_fast.ahead import compiler
 from cdam_fast.kernels.configurations import shipped
 launch = next(launch for launch in shipped("sm_90") if launch.name == "distributions js")
 compiler._compile(launch, "sm_90")

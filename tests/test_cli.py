@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from cdam_fast import cli, testing
-from cdam_fast.evaluation import bench, inputs, measure, report
+from cdam_fast.measuring import bench, inputs, measure, report
 from cdam_fast.prompts import AUGMENTED_TEXT_PROMPTS, VOC21
 
 QUICK = ["bench", "--grid", "6", "--classes", "20", "--compile", "none", "--runs", "2"]
@@ -222,7 +222,7 @@ def test_end_to_end_prints_every_base_and_what_cdam_adds(tmp_path, photograph, c
 
 @pytest.mark.slow
 def test_a_wrong_map_is_shown_and_not_timed_end_to_end(monkeypatch, photograph, capsys):
-    from cdam_fast.evaluation import end_to_end
+    from cdam_fast.measuring import end_to_end
 
     monkeypatch.setattr(end_to_end, "cdam_attend", lambda similarity, values, **options: values * 2)
     arguments = ["bench", "--end-to-end", "--grid", "6", "--classes", "20", "--compile", "none", "--runs", "1"]

@@ -11,9 +11,9 @@ from damaged import negative_resolution
 from PIL import Image, PngImagePlugin
 
 from cdam_fast import cli
-from cdam_fast.evaluation import photos, results
-from cdam_fast.evaluation.classes import parse_classes
-from cdam_fast.evaluation.errors import UsageError
+from cdam_fast.commands import photos, results
+from cdam_fast.commands.classes import parse_classes
+from cdam_fast.errors import UsageError
 from cdam_fast.segmentation.class_files import read_class_file
 from cdam_fast.segmentation.words import check_class_names
 
@@ -96,7 +96,7 @@ def test_a_name_depends_on_the_photograph_alone(tmp_path, monkeypatch):
 
 def test_a_result_of_another_photograph_is_kept_even_where_names_meet(segment, tmp_path, monkeypatch):
     first, second = (save_photo(tmp_path / folder / "p.jpg") for folder in ("x", "y"))
-    monkeypatch.setattr("cdam_fast.evaluation.segment.result_name", lambda photo: "p")
+    monkeypatch.setattr("cdam_fast.commands.segment_files.result_name", lambda photo: "p")
     segment(first, "--json")
     before = contents(tmp_path / "out")
     status, _, errors = segment(second, "--json")

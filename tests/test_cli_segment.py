@@ -11,9 +11,9 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from cdam_fast import CDAMSegmenter, cli
-from cdam_fast.evaluation import photos, pictures
-from cdam_fast.evaluation.classes import parse_classes
-from cdam_fast.evaluation.errors import UsageError
+from cdam_fast.commands import photos, pictures
+from cdam_fast.commands.classes import parse_classes
+from cdam_fast.errors import UsageError
 
 CLASSES = "background,cat|kitten,dog,sky"
 

@@ -14,9 +14,10 @@ import torch
 from PIL import Image
 
 from cdam_fast import cli, testing
-from cdam_fast.evaluation import devices, durations, env, fonts, pictures, progress, streams
-from cdam_fast.evaluation.bench import BenchOptions
-from cdam_fast.evaluation.inputs import parse_class_lists
+from cdam_fast.commands import devices, env, fonts, pictures, progress, streams
+from cdam_fast.measuring import durations
+from cdam_fast.measuring.bench import BenchOptions
+from cdam_fast.measuring.inputs import parse_class_lists
 
 FULL = pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a full device")
 
@@ -164,7 +165,7 @@ ERRORS += [ZeroDivisionError("by zero"), StopIteration(), EOFError(), IndexError
     ids=lambda value: value if isinstance(value, str) else type(value).__name__,
 )
 def test_whatever_one_photograph_raises_is_its_own(step, error, arguments, monkeypatch, capsys):
-    from cdam_fast.evaluation import segment
+    from cdam_fast.commands import segment_files as segment
 
     original, calls = getattr(segment, step), []
 
@@ -212,8 +213,9 @@ def test_whatever_the_model_raises_is_one_photographs(step, error, arguments, mo
 
 
 def _is_asked_again(module):
-    kept = ("cdam_fast.evaluation.errors", "cdam_fast.evaluation.streams")  # whose classes the command line knows
-    return module.startswith(("cdam_fast.evaluation.", "cdam_fast.kernels")) and module not in kept
+    kept = ("cdam_fast.errors", "cdam_fast.commands.streams")  # whose classes the command line knows
+    folders = ("commands.", "measuring.", "ahead.", "kernels")
+    return module.startswith(tuple(f"cdam_fast.{folder}" for folder in folders)) and module not in kept
 
 
 @pytest.mark.parametrize(
@@ -285,10 +287,10 @@ def test_a_legend_without_any_font_file(kind, monkeypatch):
 
 
 def test_something_unforeseen_is_one_line_with_its_place(monkeypatch, capsys):
-    def broken(say):
+    def broken():
         raise LookupError("no loop in the listing\nand more")
 
-    monkeypatch.setattr(env, "run", broken)
+    monkeypatch.setattr(env, "_versions", broken)
     assert cli.main(["env"]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("cdam-fast env: error: LookupError: no loop in the listing (")

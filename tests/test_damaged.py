@@ -10,7 +10,7 @@ from PIL import Image
 from towers import small_model
 
 from cdam_fast import CDAMSegmenter, cli
-from cdam_fast.evaluation.photos import read_photo
+from cdam_fast.commands.photos import read_photo
 from cdam_fast.segmentation.images import as_tensor
 
 COUNT = 2000

@@ -328,7 +328,7 @@ def test_command_interprets_the_kernels_where_there_is_no_gpu():
 
 @pytest.mark.slow
 def test_command_takes_a_photograph(capsys):
-    from cdam_fast.evaluation.inputs import PHOTOGRAPH
+    from cdam_fast.measuring.inputs import PHOTOGRAPH
 
     arguments = ["--image", str(PHOTOGRAPH), "--grid", "4", "--classes", "17"]
     assert cli.main(["kernels", "--explain", *arguments]) == 0

@@ -127,7 +127,7 @@ def test_the_most_telling_steps_come_first_and_the_longest_last():
 
 def test_the_dry_run_counts_the_loops_as_they_are_written(dry, path, monkeypatch):
     """A loop over a constant of the kernels' module, which was not known where loops are counted, is found out."""
-    from cdam_fast.evaluation.ahead import floors
+    from cdam_fast.ahead import floors
 
     assert dry("--steps", "floors")[0] == 0
 

@@ -135,8 +135,8 @@ def test_what_is_equal_to_something_known_is_still_refused(right, wrong):
 
 
 def test_bench(tmp_path, monkeypatch, capsys):
-    from cdam_fast.evaluation import host
     from cdam_fast.kernels import launch
+    from cdam_fast.measuring import host
 
     monkeypatch.setattr(host, "CALLS", 1)
     monkeypatch.setattr(host, "IN_A_ROW", 1)
@@ -162,7 +162,7 @@ def test_bench_measures_the_launcher_where_it_can():
         "import os; os.environ.pop('TRITON_INTERPRET', None)\n"
         "import sys, triton\n"
         "from cdam_fast import cli\n"
-        "from cdam_fast.evaluation import host\n"
+        "from cdam_fast.measuring import host\n"
         "from triton.runtime import driver\n"
         "host.CALLS = host.IN_A_ROW = 1\n"
         "assert cli.main(['bench', '--host', '--device', 'cpu']) == 0\n"

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from cdam_fast import cdam_attention, testing
-from cdam_fast.evaluation.measure import peak_memory
+from cdam_fast.measuring.measure import peak_memory
 
 
 def peak_in_maps(similarity: torch.Tensor) -> float:

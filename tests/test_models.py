@@ -7,7 +7,7 @@ from cases import float16_of_models, needs_meta
 from torch import nn
 from towers import last_attention, plain_features, small_model
 
-from cdam_fast.evaluation.inputs import MODEL
+from cdam_fast.measuring.inputs import MODEL
 from cdam_fast.models import BASES, Tower, check_base, class_features, dense_features, text_features
 
 every_base = pytest.mark.parametrize("base", BASES)

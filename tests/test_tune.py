@@ -6,8 +6,8 @@ import torch
 pytest.importorskip("triton", minversion="3.2")
 
 from cdam_fast import cli
-from cdam_fast.evaluation import tune
 from cdam_fast.kernels import configurations
+from cdam_fast.measuring import tune
 from cdam_fast.testing import MAP_BUDGET, clip_like
 
 
