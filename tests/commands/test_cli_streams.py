@@ -294,7 +294,7 @@ def test_something_unforeseen_is_one_line_with_its_place(monkeypatch, capsys):
     assert cli.main(["env"]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("cdam-fast env: error: LookupError: no loop in the listing (")
-    assert "measurements.py line " in line
+    assert "env.py line " in line
 
 
 # --- devices

@@ -8,7 +8,7 @@ import pytest
 
 from cdam_fast import cli
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 RESULTS = sorted(map(str, (ROOT / "benchmarks" / "results").glob("cpu-*.json")))
 
 
