@@ -85,8 +85,7 @@ def _place(error: BaseException) -> str:
     """Where in this package something unforeseen came up."""
     place, trace = "cdam_fast", error.__traceback__
     while trace is not None:
-        file = Path(trace.tb_frame.f_code.co_filename)
-        if file.parent.name in ("cdam_fast", "commands", "measuring", "ahead", "segmentation", "models", "kernels"):
-            place = f"{file.name} line {trace.tb_lineno}"
+        if str(trace.tb_frame.f_globals.get("__name__")).partition(".")[0] == "cdam_fast":
+            place = f"{Path(trace.tb_frame.f_code.co_filename).name} line {trace.tb_lineno}"
         trace = trace.tb_next
     return place

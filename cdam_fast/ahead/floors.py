@@ -55,9 +55,10 @@ class StageFloors(NamedTuple):
 
 def loop_range(loop: Loop, names: Mapping[str, Any]) -> range:
     """The range that a loop goes over, its names replaced by numbers, and the kernels' own constants by theirs."""
-    from cdam_fast.kernels import divergence
+    from cdam_fast.kernels import divergence, js_by_logarithms
 
-    values = {name: getattr(value, "value", None) for name, value in vars(divergence).items()} | dict(names)
+    constants = {**vars(divergence), **vars(js_by_logarithms)}
+    values = {name: getattr(value, "value", None) for name, value in constants.items()} | dict(names)
     found = eval(loop.range.removeprefix("tl."), {"__builtins__": {}, "range": range}, values)
     assert isinstance(found, range)
     return found
