@@ -8,7 +8,7 @@ import open_clip
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import save_file
+from saved_photo import save_photo
 
 from cdam_fast import CDAMSegmenter, cli
 from cdam_fast.commands import photos, pictures
@@ -18,40 +18,9 @@ from cdam_fast.errors import UsageError
 CLASSES = "background,cat|kitten,dog,sky"
 
 
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory):
-    """A tiny random model: options of the command line."""
-    folder = tmp_path_factory.mktemp("model")
-    vision = {"image_size": 64, "patch_size": 64, "head_width": 16, "width": 32, "layers": 2}
-    text = {"context_length": 77, "vocab_size": 49408, "heads": 1, "width": 16, "layers": 1}
-    config = folder / "cdam-tiny-cli.json"
-    config.write_text(json.dumps({"embed_dim": 16, "vision_cfg": vision, "text_cfg": text}))
-    open_clip.add_model_config(config)
-    torch.manual_seed(0)
-    save_file(open_clip.create_model(config.stem).state_dict(), folder / "weights.safetensors")
-    return ["--model", str(config), "--pretrained", str(folder / "weights.safetensors")]
-
-
-def save_photo(path, height=60, width=90, seed=0):
-    coarse = np.random.default_rng(seed).integers(0, 255, (6, 9, 3), dtype=np.uint8)
-    Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC).save(path)
-    return path
-
-
 def only(folder, pattern):
     (path,) = folder.glob(pattern)
     return path
-
-
-@pytest.fixture
-def photo(tmp_path):
-    (tmp_path / "in").mkdir()
-    return save_photo(tmp_path / "in" / "photo.png")
-
-
-@pytest.fixture
-def out(tmp_path):
-    return tmp_path / "out"
 
 
 @pytest.fixture
@@ -193,15 +162,6 @@ def test_nothing_is_left_half_written(segment, photo, out, monkeypatch):
     assert list(out.iterdir()) == []
 
 
-def test_map_draws_a_picture(weights, photo, out, capsys):
-    points = ["--point", "10,20", "--point", "80,50"]
-    assert cli.main(["map", str(photo), *points, "--classes", CLASSES, *weights, "--out", str(out)]) == 0
-    path = only(out, "photo-*_10-20_80-50_map.png")
-    assert capsys.readouterr().out == f"written to {path}\n"
-    with Image.open(path) as picture:
-        assert picture.width > 1000
-
-
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
@@ -247,26 +207,6 @@ def test_weights_without_a_network_say_what_to_do(photo, out, capsys, monkeypatc
     assert any(said.startswith(waiting) for said in before)
     assert line.startswith("cdam-fast segment: error: --pretrained: cannot get 'laion2b_s34b_b88k' of ViT-B-16")
     assert "give the path of its weights in safetensors format" in line
-
-
-@pytest.mark.parametrize(
-    ("point", "named"),
-    [
-        ("90,10", "--point: got 90,10, takes X below 90 and Y below 60"),
-        ("3", "--point: got '3'"),
-        ("a,b", "--point: got 'a,b'"),
-        ("-1,4", "--point"),
-    ],
-)
-def test_bad_points(weights, photo, out, point, named, capsys):
-    assert cli.main(["map", str(photo), f"--point={point}", *weights, "--out", str(out)]) == 2
-    assert named in capsys.readouterr().err
-
-
-def test_a_strip_has_no_map(weights, tmp_path, out, capsys):
-    strip = save_photo(tmp_path / "strip.png", 20, 90)
-    assert cli.main(["map", str(strip), "--point=0,0", *weights, "--out", str(out)]) == 2
-    assert "PHOTO: got 90x20 pixels, takes a long side of at most 4 times" in capsys.readouterr().err
 
 
 def test_classes_and_synonyms():

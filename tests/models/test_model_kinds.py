@@ -20,11 +20,6 @@ NAMES = ["background", "cat", "dog", "sofa"]
 pytestmark = pytest.mark.filterwarnings("ignore:threshold:UserWarning")
 
 
-@pytest.fixture(scope="module")
-def tokenizer():
-    return open_clip.get_tokenizer("ViT-B-16")
-
-
 def as_open_clip(model):
     """The same weights in open_clip's own classes."""
     state = model.state_dict()

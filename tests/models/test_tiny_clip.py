@@ -2,6 +2,7 @@
 
 import json
 import warnings
+from pathlib import Path
 
 import numpy as np
 import open_clip
@@ -10,12 +11,13 @@ import tiny_scenes
 import tiny_table
 import tiny_train
 import torch
-from conftest import DATA
 from torch.nn import functional
 from towers import plain_features
 
 from cdam_fast import entropy_threshold, reference
 from cdam_fast.models import BASES
+
+DATA = Path(__file__).parents[1] / "data"
 
 
 @pytest.fixture(scope="module")

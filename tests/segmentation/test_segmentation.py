@@ -2,50 +2,22 @@
 
 import warnings
 
-import numpy as np
 import open_clip
 import pytest
 import torch
-from cases import float16_of_models
-from PIL import Image
+from segmenters import CLASSES, every_base, photograph, segmenter, text
 from torch.nn import functional
 from towers import plain_features, small_model
 
 from cdam_fast import CDAMSegmenter, entropy_threshold, reference
-from cdam_fast.compat import OutOfMemoryError
-from cdam_fast.models import BASES, LastBlock, Tower
+from cdam_fast.models import LastBlock
 from cdam_fast.models.tower import project
-from cdam_fast.segmentation import result
-
-NAMES = ["background", ["cat", "kitten"], "dog", ["sofa", "couch", "settee"]]
-CLASSES = (0, 1, 1, 2, 3, 3, 3)
 
 # the entropy of random models is often too low for Eq. 4, and one test is about what is said then
 pytestmark = pytest.mark.filterwarnings("ignore:threshold:UserWarning")
 
-every_base = pytest.mark.parametrize("base", BASES)
 with_and_without = pytest.mark.parametrize("cdam", [False, True], ids=["base", "cdam"])
 every_threshold = pytest.mark.parametrize("over", ["image", "window", "last_window"])
-
-
-def text(rows, seed=0, size=32):
-    features = torch.randn(rows, size, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-    return features / features.norm(dim=-1, keepdim=True)
-
-
-def photograph(height, width, seed=0):
-    """Smooth random colours, floating in [0, 1]."""
-    generator = torch.Generator().manual_seed(seed)
-    coarse = torch.rand(1, 3, height // 8, width // 8, generator=generator)
-    return functional.interpolate(coarse, size=(height, width), mode="bicubic").clamp(0, 1)[0]
-
-
-def segmenter(model=None, *, names=NAMES, **options):
-    """Windows of 64 pixels, stride 32, and random text features."""
-    options = {"short_side": 64, "window": 64, "stride": 32, "scales": (0.5, 1.0)} | options
-    words = sum(1 if isinstance(name, str) else len(name) for name in names)
-    given = {"text_features": text(words), "augmented_text_features": text(11, 1)}
-    return CDAMSegmenter(model or small_model(), None, names, **(given | options))
 
 
 # --- the released code
@@ -206,117 +178,6 @@ def test_without_augmented_prompts_the_map_is_of_the_classes_alone():
     assert segmenter(model).base_similarity(pixels).shape == (1, 18, 4, 4)
 
 
-# --- images, batches, dtypes
-
-
-@pytest.mark.parametrize("batch_size", [1, 2, 5, 64])
-def test_batch_size_changes_nothing(batch_size):
-    model = small_model()
-    images = [photograph(64, 104), photograph(96, 64, 1), photograph(64, 64, 2), photograph(150, 200, 3)]
-    alone = [segmenter(model, batch_size=8)(image) for image in images]
-    together = segmenter(model, batch_size=batch_size).segment(images)
-    for one, other in zip(alone, together):
-        torch.testing.assert_close(one.word_logits, other.word_logits, rtol=0, atol=1e-5)
-        torch.testing.assert_close(one.threshold, other.threshold, rtol=1e-4, atol=0)
-        assert (one.labels != other.labels).float().mean() < 1e-3
-
-
-def test_images_are_taken_as_they_are_needed():
-    taken = []
-
-    def images():
-        for i in range(4):
-            taken.append(i)
-            yield photograph(64, 64, i)
-
-    results = segmenter(batch_size=1).iterate(images())
-    next(results)
-    assert taken == [0]
-    assert len(list(results)) == 3
-
-
-def test_one_image_and_several():
-    made = segmenter()
-    image = photograph(64, 64)
-    assert torch.equal(made.segment(image).labels, made(image).labels)
-    assert [one.labels.shape for one in made.segment([image, photograph(64, 72)])] == [(64, 64), (64, 72)]
-    assert len(made.segment(torch.stack([image, image]))) == 2
-    assert made.segment([]) == []
-
-
-@pytest.mark.parametrize("size", [(64, 104), (100, 70), (40, 30), (301, 203)], ids=lambda size: f"{size[0]}x{size[1]}")
-def test_labels_have_the_photographs_size(size):
-    pixels = (photograph(max(size), max(size))[:, : size[0], : size[1]] * 255).to(torch.uint8)
-    made = segmenter()
-    whole = made(Image.fromarray(pixels.permute(1, 2, 0).numpy()))
-    assert whole.labels.shape == size
-    assert whole.labels.dtype == torch.int64
-    assert whole.probability.shape == size
-    assert whole.logits.shape == (4, *size)
-    assert whole.class_names == ("background", "cat", "dog", "sofa")
-    short = min(size)
-    scaled = tuple(int(side * 64 / short + 0.5) for side in size)
-    assert whole.word_logits.shape == (7, *scaled)
-    upsampled = functional.interpolate(whole.word_logits[None], size=size, mode="bilinear")[0]
-    most, index = torch.softmax(50 * upsampled, 0).max(0)
-    torch.testing.assert_close(whole.probability, most, rtol=1e-4, atol=1e-6)
-    expected = torch.where(most < whole.threshold, 0, torch.tensor(CLASSES)[index])
-    assert torch.equal(whole.labels, expected)
-
-
-def test_a_few_words_at_a_time_give_the_same(monkeypatch):
-    logits = torch.randn(9, 8, 8)
-    whole = result.best_word(logits, (30, 40), 50.0)
-    monkeypatch.setattr(result, "_ELEMENTS_AT_ONCE", 2 * 30 * 40)
-    parts = result.best_word(logits, (30, 40), 50.0)
-    assert torch.equal(whole[0], parts[0])
-    torch.testing.assert_close(whole[1], parts[1])
-
-
-def test_array_tensor_and_picture_of_one_image_agree():
-    pixels = (photograph(72, 64) * 255).to(torch.uint8)
-    array = pixels.permute(1, 2, 0).numpy()
-    made = segmenter()
-    expected = made(pixels).word_logits
-    for image in (array, Image.fromarray(array), pixels.float() / 255):
-        torch.testing.assert_close(made(image).word_logits, expected, rtol=0, atol=1e-6)
-
-
-@every_base
-@pytest.mark.parametrize("dtype", [float16_of_models, torch.bfloat16, torch.float64], ids=str)
-def test_dtype_is_of_a_copy(base, dtype):
-    model = small_model()
-    image = photograph(64, 64)
-    expected = segmenter(model, base=base)(image)
-    whole = segmenter(model, base=base, dtype=dtype)(image)
-    assert model.visual.conv1.weight.dtype == torch.float32
-    assert whole.word_logits.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
-    assert whole.word_logits.isfinite().all()
-    error = (whole.word_logits.double() - expected.word_logits.double()).abs().max()
-    assert error < {torch.float16: 0.02, torch.bfloat16: 0.15, torch.float64: 1e-5}[dtype]
-
-
-def test_the_model_is_left_as_it_was():
-    model = small_model().train()
-    before = {name: value.clone() for name, value in model.state_dict().items()}
-    made = segmenter(model)
-    made(photograph(64, 80))
-    assert model.training
-    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
-    assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
-
-
-def test_a_model_with_its_own_normalisation():
-    model = small_model()
-    plain = segmenter(model)(photograph(64, 64))
-    model.visual.image_mean, model.visual.image_std = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
-    own = segmenter(model)(photograph(64, 64))
-    pixels = ((photograph(64, 64) - 0.5) / 0.5).unsqueeze(0)
-    assert not torch.allclose(plain.word_logits, own.word_logits)
-    expected = functional.interpolate(segmenter(model).word_logits(pixels), size=(64, 64), mode="bilinear")
-    torch.testing.assert_close(own.word_logits, expected[0])
-
-
 # --- the background
 
 
@@ -359,99 +220,3 @@ def test_alpha_by_patch(patch, alpha):
     made = segmenter(small_model(patch=patch, image=64), scales=(1.0,))
     assert made.options.alpha == alpha
     assert segmenter(alpha=1.5).options.alpha == 1.5
-
-
-# --- what can go wrong
-
-
-@pytest.mark.parametrize(
-    ("options", "error", "named"),
-    [
-        ({"base": "clip"}, ValueError, "base: got 'clip'"),
-        ({"cdam": 1}, TypeError, "cdam: got 1"),
-        ({"augmented_prompts": "yes"}, TypeError, "augmented_prompts: got 'yes'"),
-        ({"background": "otsu"}, TypeError, "background: got 'otsu'"),
-        ({"background": 2}, ValueError, "background: got 2"),
-        ({"background": True}, TypeError, "background: got True"),
-        ({"threshold_over": "patch"}, ValueError, "threshold_over: got 'patch', takes one of 'image'"),
-        ({"alpha": 0}, ValueError, "alpha: got 0"),
-        ({"alpha": "big"}, TypeError, "alpha: got str"),
-        ({"logit_scale": -1}, ValueError, "logit_scale: got -1"),
-        ({"window": 60}, ValueError, "window: got 60 pixels, takes a multiple of the patch"),
-        ({"window": 96}, ValueError, "window: got 96 pixels, takes at most short_side, 64"),
-        ({"stride": 65}, ValueError, "stride: got 65 pixels, takes at most window"),
-        ({"stride": 0}, ValueError, "stride: got 0"),
-        ({"batch_size": 0}, ValueError, "batch_size: got 0"),
-        ({"batch_size": 2.0}, TypeError, "batch_size: got 2.0"),
-        ({"short_side": "448"}, TypeError, "short_side: got '448'"),
-        ({"scales": ()}, ValueError, "scales: got an empty sequence"),
-        ({"scales": (0.1,)}, ValueError, "scales.0.: got 0.1, which leaves no patch"),
-        ({"metric": "cosine"}, ValueError, "metric: got 'cosine'"),
-        ({"backend": "cuda"}, ValueError, "backend: got 'cuda'"),
-        ({"tau": 0.1}, TypeError, "tau: no argument of CDAMSegmenter"),
-        ({"dtype": torch.int8}, TypeError, "dtype: got torch.int8"),
-        ({"dtype": "float16"}, TypeError, "dtype: got 'float16'"),
-        ({"text_features": text(6)}, ValueError, "text_features: got 6 rows, takes 7"),
-        ({"text_features": text(7, size=16)}, ValueError, "text_features: got features of shape .7, 16."),
-        ({"text_features": [1]}, TypeError, "text_features: got list"),
-        ({"text_features": torch.ones(7, 32, dtype=torch.int64)}, TypeError, "text_features: got dtype torch.int64"),
-        ({"augmented_text_features": text(3, size=8)}, ValueError, "augmented_text_features: got features of shape"),
-        ({"text_features": None}, ValueError, "tokenizer: got None, takes a tokenizer, or text_features"),
-        ({"augmented_text_features": None}, ValueError, "or augmented_prompts=False"),
-        ({"names": []}, ValueError, "class_names: got no class"),
-        ({"names": "cat"}, TypeError, "class_names: got str"),
-        ({"names": 3}, TypeError, "class_names: got int"),
-        ({"names": ["cat", 3]}, TypeError, "class_names.1.: got 3"),
-        ({"names": ["cat", ["dog", None]]}, TypeError, "class_names.1.: got"),
-        ({"names": ["cat", []]}, ValueError, "class_names.1.: got .., takes at least one word"),
-        ({"names": ["cat", " "]}, ValueError, "class_names.1.: got ' '"),
-        ({"names": ["cat", [f"dog {i}" for i in range(101)]]}, ValueError, "got 101 synonyms, takes at most 100"),
-        ({"names": ["c" * 201]}, ValueError, "got a word of 201 characters"),
-    ],
-    ids=lambda value: "-".join(value) if isinstance(value, dict) else None,
-)
-def test_bad_arguments(options, error, named):
-    options = dict(options)
-    names = options.pop("names", NAMES)
-    given = {"text_features": text(7), "augmented_text_features": text(11, 1)}
-    sizes = {"short_side": 64, "window": 64, "stride": 32, "scales": (1.0,)}
-    with pytest.raises(error, match=named):
-        CDAMSegmenter(small_model(layers=1), None, names, **(given | sizes | options))
-
-
-def test_out_of_memory_names_the_batch_size_to_try(monkeypatch):
-    def full(self, tower, last):
-        raise OutOfMemoryError("no room")
-
-    monkeypatch.setattr("cdam_fast.models.base.Base.first_pass", full)
-    with pytest.raises(RuntimeError, match=r"batch_size: 6 windows at once do not fit .* try batch_size=3"):
-        segmenter(batch_size=6).segment([photograph(64, 64)] * 7)
-    with pytest.raises(RuntimeError, match="try a smaller window, dtype or model"):
-        segmenter(batch_size=6)(photograph(64, 64))
-
-
-def test_logits_that_are_not_finite_are_no_labels():
-    model = small_model()
-    with torch.no_grad():
-        model.visual.proj[0, 0] = torch.nan
-    with pytest.raises(RuntimeError, match="logits that are not finite"):
-        segmenter(model)(photograph(64, 64))
-
-
-def test_text_and_image_of_different_lengths():
-    model = small_model(layers=1)
-    model.text_projection = torch.nn.Parameter(torch.randn(64, 16))
-    tokenizer = open_clip.get_tokenizer("ViT-B-16")
-    sizes = {"short_side": 64, "window": 64, "stride": 32, "scales": (1.0,)}
-    with pytest.raises(ValueError, match=r"model's text tower: got features of shape .3, 16., takes .A, 32."):
-        CDAMSegmenter(
-            model, tokenizer, ["background", "cat", "dog"], augmented_prompts=False, cache_dir=False,
-            templates=[str], **sizes,
-        )  # fmt: skip
-
-
-def test_tower_is_shared_where_nothing_differs():
-    model = small_model()
-    assert segmenter(model, dtype=torch.float32, device="cpu").tower.visual is model.visual
-    assert Tower(model).to(None, None).visual is model.visual
-    assert np.prod(Tower(model).trained_grid) + 1 == len(model.visual.positional_embedding)

@@ -25,11 +25,6 @@ TEMPLATES = ("a photo of a {}.".format, "the {}.".format)
 WORDS = ["background", "cat", "Kitten", "T-shirt", "café", "a very long name " * 11]
 
 
-@pytest.fixture(scope="module")
-def tokenizer():
-    return open_clip.get_tokenizer("ViT-B-16")
-
-
 def features(model, tokenizer, folder, words=WORDS, templates=TEMPLATES):
     """What a segmenter with this cache has for the words."""
     options = {"augmented_prompts": False, "background": None, "templates": templates, "cache_dir": folder}
