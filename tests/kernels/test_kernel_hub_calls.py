@@ -189,7 +189,10 @@ def test_numpy_numbers_are_taken(package, run):
 import numpy
 arguments = load("other_name", {str(package)!r}).arguments
 options = arguments.check_options(
-    given["similarity"], numpy.array({SCALES}), numpy.float32(0.5), 1, "js", "paper", numpy.array([True, False])
+    given["similarity"],
+    arguments.MapOptions(
+        numpy.array({SCALES}), numpy.float32(0.5), 1, "js", "paper", numpy.array([True, False])
+    ),
 )
 result = list(options)
 """
