@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cdam_fast.commands.photos import read_photo
 from cdam_fast.commands.pictures import Colour, Entry, label_picture, overlay, palette
 from cdam_fast.commands.results import (
     IDENTITY,
@@ -26,6 +25,7 @@ from cdam_fast.commands.results import (
 from cdam_fast.errors import reason_of
 from cdam_fast.files import json_text, write_whole
 from cdam_fast.segmentation import CDAMSegmenter, Segmentation
+from cdam_fast.segmentation.photo_files import read_photo
 
 
 @dataclass
