@@ -3,40 +3,30 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import partial, wraps
+from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar, cast, overload
+from typing import Any, overload
 
 import torch
 from torch import Tensor, nn
 
-from cdam_fast.attention import cdam_attend, cdam_attention
+from cdam_fast.attention import cdam_attend
 from cdam_fast.background import entropy_threshold
 from cdam_fast.compat import OutOfMemoryError
 from cdam_fast.graphs import AttendGraphs, check_graph
-from cdam_fast.models import LastBlock, Tokenizer, Tower, check_base, own_settings, unwrap
+from cdam_fast.models import Tokenizer, Tower, check_base, own_settings, unwrap
 from cdam_fast.segmentation.images import as_tensor, resize_to
 from cdam_fast.segmentation.load import load_clip, model_defaults
-from cdam_fast.segmentation.options import Options, check_device, check_options, normalisation
+from cdam_fast.segmentation.options import check_device, check_options, normalisation
 from cdam_fast.segmentation.outcomes import outcomes
-from cdam_fast.segmentation.result import Segmentation, label_pixels, largest_of_classes
-from cdam_fast.segmentation.texts import Texts, build_texts
+from cdam_fast.segmentation.patches import PatchLogits
+from cdam_fast.segmentation.result import Segmentation, label_pixels
+from cdam_fast.segmentation.texts import build_texts
 from cdam_fast.segmentation.windows import Canvas
 
-Method = TypeVar("Method", bound=Callable[..., Any])
 
-
-def _own_settings(method: Method) -> Method:
-    @wraps(method)
-    def call(self: CDAMSegmenter, *arguments: Any, **options: Any) -> Any:
-        with own_settings(self.tower.device):
-            return method(self, *arguments, **options)
-
-    return cast("Method", call)
-
-
-class CDAMSegmenter:
+class CDAMSegmenter(PatchLogits):
     """Open-vocabulary segmentation with CLIP (section 3 of the paper): a base method, with or without CDAM.
 
     Args:
@@ -115,7 +105,7 @@ class CDAMSegmenter:
     ) -> None:
         tower = Tower(model)
         self.base = check_base(base)
-        self.options: Options = check_options(
+        self.options = check_options(
             tower,
             cdam=cdam,
             augmented_prompts=augmented_prompts,
@@ -146,11 +136,11 @@ class CDAMSegmenter:
         )
         self.tower = tower.to(dtype, device)
         self._mean, self._deviation = normalisation(self.tower, image_mean, image_std)
-        self._attend: Callable[[Tensor, Tensor], Tensor] = partial(cdam_attend, **self.options.map)
+        self._attend = partial(cdam_attend, **self.options.map)
         if self.options.graph:
             check_graph(self._mean.new_empty(1, 1, *(self.options.window // side for side in self.tower.patch)))
             self._attend = AttendGraphs(self.options.map)
-        self.texts: Texts = texts.to(self.tower)
+        self.texts = texts.to(self.tower)
         if self.options.background is not None and self.texts.words.background is None:
             warnings.warn(
                 'background: the threshold is off, as class_names has no class "background"; give one, '
@@ -191,64 +181,6 @@ class CDAMSegmenter:
             raise TypeError("class_names: got None, takes a sequence of strings or of lists of synonyms")
         model, tokenizer = load_clip(model_name, pretrained, check_device(device), quick_gelu)
         return cls(model, tokenizer, class_names, **(model_defaults(model_name) | options))
-
-    # --- one window, or a batch of them
-
-    @_own_settings
-    def base_similarity(self, pixels: Tensor) -> Tensor:
-        """Cosines of the base method's patch features with all words: the map's input.
-
-        ``[B, 3, H, W]`` normalised pixels, of any size that the patch divides -> ``[B, Q + A, h, w]``, the Q words of
-        the classes, then the A augmented prompts (A = 0 where they are off).
-        """
-        return self._similarity(pixels)[1]
-
-    @_own_settings
-    def attention(self, pixels: Tensor, **map_options: Any) -> Tensor:
-        """CDAM's map, ``[B, 3, H, W] -> [B, N, N]``; map_options override the segmenter's for this call."""
-        return cdam_attention(self._similarity(pixels)[1], **(self.options.map | map_options))
-
-    @_own_settings
-    def base_attention(self, pixels: Tensor) -> Tensor:
-        """The attention that the map takes the place of, mean over heads, ``[B, 3, H, W] -> [B, N, N]``."""
-        return self.base.attention(self.tower, self.base.prepare(self.tower, self.tower.check_pixels(pixels)))
-
-    @_own_settings
-    def patch_logits(self, pixels: Tensor) -> Tensor:
-        """Cosines after the last pass, ``[B, 3, H, W] -> [B, C, h, w]``; of a class's synonyms the largest."""
-        return largest_of_classes(self._word_logits(pixels), self.texts.words.synonyms)
-
-    @_own_settings
-    def word_logits(self, pixels: Tensor) -> Tensor:
-        """Cosines after the last pass, ``[B, 3, H, W] -> [B, Q, h, w]``, of the Q words of the classes.
-
-        The words of a class are in a row, ``texts.words.synonyms`` of them: what code that takes the largest of each
-        class itself, or softmaxes over words, wants.
-        """
-        return self._word_logits(pixels)
-
-    def _similarity(self, pixels: Tensor) -> tuple[LastBlock, Tensor]:
-        pixels = self.tower.check_pixels(pixels)
-        last = self.base.prepare(self.tower, pixels)
-        return last, self._cosines(self.base.first_pass(self.tower, last), self.texts.features, pixels)
-
-    def _word_logits(self, pixels: Tensor) -> Tensor:
-        """``[B, 3, H, W] -> [B, Q, h, w]``."""
-        last, similarity = self._similarity(pixels)
-        if not self.options.cdam:
-            return similarity
-        attended = self._attend(similarity, last.patch_values)
-        features = self.base.finish(self.tower, last, attended)
-        return self._cosines(features, self.texts.class_features, pixels)
-
-    def _cosines(self, features: Tensor, text: Tensor, pixels: Tensor) -> Tensor:
-        return (text @ features.mT).reshape(len(features), len(text), *self.tower.grid(pixels))
-
-    def normalise(self, image: Tensor) -> Tensor:
-        """``[..., 3, H, W]`` in [0, 1] -> pixels as the other methods take them, in the model's dtype."""
-        return ((image - self._mean) / self._deviation).to(self.tower.dtype)
-
-    # --- whole images
 
     def __call__(self, image: object) -> Segmentation:
         """`segment` of one image."""
