@@ -77,7 +77,7 @@ def test_attention_of_the_base_applied_to_the_values(base):
     with torch.no_grad():
         last = chosen.prepare(tower, torch.randn(2, 3, 64, 96, dtype=torch.float64))
         weights = chosen.attention(tower, last)
-        attended = last_attention(tower.blocks[-1], last.tokens[1], base)[1:]
+        attended = last_attention(model.visual.transformer.resblocks[-1], last.tokens[1], base)[1:]
     row_sum = 2 if base == "sclip" else 1
     cls_share = row_sum - weights[1].sum(-1)
     expected = weights[1] @ last.values[1, 1:] + cls_share[:, None] * last.values[1, :1]

@@ -14,7 +14,6 @@ from towers import plain_features, small_model
 from cdam_fast import CDAMSegmenter, entropy_threshold, reference
 from cdam_fast.compat import OutOfMemoryError
 from cdam_fast.models import BASES, LastBlock, Tower
-from cdam_fast.models.tower import project
 from cdam_fast.segmentation import result
 
 NAMES = ["background", ["cat", "kitten"], "dog", ["sofa", "couch", "settee"]]
@@ -73,8 +72,8 @@ def test_recorded_segmentation(golden_tower, golden_clip, golden_segmentation, m
 
     def from_recorded_tokens(base, tower, pixels):
         block = tower.blocks[-1]
-        tokens = block.ln_1(x[None])
-        return LastBlock(tokens, project(block, tokens, "v"), x[None, 1:])
+        tokens = block.normalise(x[None])
+        return LastBlock(tokens, block.project(tokens, "v"), x[None, 1:])
 
     monkeypatch.setattr("cdam_fast.models.base.Base.prepare", from_recorded_tokens)
     pixels = torch.zeros(1, 3, 448, 448)

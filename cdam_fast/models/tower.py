@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from cdam_fast.arguments import FLOATING
 from cdam_fast.compat import refusal_of_dtype
+from cdam_fast.models.blocks import Block
+from cdam_fast.models.open_clip_block import OpenCLIPBlock
 from cdam_fast.models.wrapped import unwrap
 
 ResizePositions = Callable[[Tensor, tuple[int, int]], Tensor]
@@ -39,23 +40,24 @@ class Tower:
 
     visual: Any
     """The image tower itself."""
-    blocks: Any
-    """Its transformer blocks, a sequence of modules."""
+    blocks: Sequence[Block]
+    """Its transformer blocks, first to last."""
     patch: tuple[int, int]
     """Height and width of a patch in pixels."""
     trained_grid: tuple[int, int]
     """Rows and columns of the position embedding."""
     embedding_size: int
     """Length of the features that image and text share."""
+    has_cls: bool
+    """Whether a CLS token stands before the patches."""
 
     def __init__(self, model: object) -> None:
         self.visual = _checked_tower(unwrap(model))
         self.blocks = _blocks(self.visual)
-        for block in self.blocks:
-            _check_block(block)
         self.patch = tuple(self.visual.conv1.kernel_size)
         self.trained_grid = _trained_grid(self.visual)
         self.embedding_size = int(self.visual.proj.shape[1])
+        self.has_cls = True
 
     @property
     def dtype(self) -> torch.dtype:
@@ -121,6 +123,11 @@ class Tower:
         tokens: Tensor = visual.ln_pre(x)
         return tokens
 
+    def project_features(self, x: Tensor) -> Tensor:
+        """The norm after the last block and the projection to the shared space, ``[B, L, width] -> [B, L, D]``."""
+        features: Tensor = self.visual.ln_post(x) @ self.visual.proj
+        return features
+
     def _positions(self, grid: tuple[int, int], resize: ResizePositions) -> Tensor:
         positions: Tensor = self.visual.positional_embedding
         if grid == self.trained_grid:
@@ -170,8 +177,11 @@ def _check_block(block: Any) -> None:
         raise ValueError("model: got attention without a joint projection and its bias, which CLIP's has")
 
 
-def _blocks(visual: Any) -> list[Any]:
-    return [unwrap(block) for block in visual.transformer.resblocks]
+def _blocks(visual: Any) -> list[OpenCLIPBlock]:
+    blocks = [unwrap(block) for block in visual.transformer.resblocks]
+    for block in blocks:
+        _check_block(block)
+    return [OpenCLIPBlock(block) for block in blocks]
 
 
 def _trained_grid(visual: Any) -> tuple[int, int]:
@@ -195,43 +205,3 @@ def _restore_casting_norms(visual: nn.Module, dtype: torch.dtype) -> None:
                 module(torch.zeros(module.normalized_shape, dtype=dtype, device=module.weight.device))
             except RuntimeError:
                 module.float()
-
-
-def run_block(block: Any, x: Tensor) -> Tensor:
-    """One unchanged block, ``[B, L, width] -> [B, L, width]``; older open_clip puts the tokens first."""
-    result: Tensor = block(x) if block.attn.batch_first else block(x.transpose(0, 1)).transpose(0, 1)
-    return result
-
-
-def project(block: Any, tokens: Tensor, part: str) -> Tensor:
-    """Query, key or value projection of normalised tokens, ``[B, L, width] -> [B, L, width]``; part: q, k or v."""
-    start = "qkv".index(part) * tokens.shape[-1]
-    rows = slice(start, start + tokens.shape[-1])
-    return functional.linear(tokens, block.attn.in_proj_weight[rows], block.attn.in_proj_bias[rows])
-
-
-def split_heads(block: Any, x: Tensor) -> Tensor:
-    """``[B, L, width] -> [B, heads, L, width / heads]``."""
-    return x.reshape(*x.shape[:2], block.attn.num_heads, -1).transpose(1, 2)
-
-
-def join_heads(x: Tensor) -> Tensor:
-    """``[B, heads, L, d] -> [B, L, heads * d]``."""
-    return x.transpose(1, 2).flatten(2)
-
-
-def attention_output(block: Any, attended: Tensor) -> Tensor:
-    """Output projection and layer scale, ``[B, L, width] -> [B, L, width]``."""
-    return _scaled(block, "ls_1", block.attn.out_proj(attended))
-
-
-def add_mlp(block: Any, x: Tensor) -> Tensor:
-    """The MLP with its residual, ``[B, L, width] -> [B, L, width]``."""
-    return x + _scaled(block, "ls_2", block.mlp(block.ln_2(x)))
-
-
-def _scaled(block: Any, name: str, x: Tensor) -> Tensor:
-    """Layer scale, which OpenAI's blocks do not have."""
-    scale = getattr(block, name, None)
-    scaled: Tensor = x if scale is None else scale(x)
-    return scaled
