@@ -9,11 +9,11 @@ import torch
 from cases import float16_of_models
 from PIL import Image
 from torch.nn import functional
-from towers import plain_features, small_model
+from towers import WRITTEN_OUT, plain_features, small_model
 
 from cdam_fast import CDAMSegmenter, entropy_threshold, reference
 from cdam_fast.compat import OutOfMemoryError
-from cdam_fast.models import BASES, LastBlock, Tower
+from cdam_fast.models import LastBlock, Tower
 from cdam_fast.segmentation import result
 
 NAMES = ["background", ["cat", "kitten"], "dog", ["sofa", "couch", "settee"]]
@@ -22,7 +22,7 @@ CLASSES = (0, 1, 1, 2, 3, 3, 3)
 # the entropy of random models is often too low for Eq. 4, and one test is about what is said then
 pytestmark = pytest.mark.filterwarnings("ignore:threshold:UserWarning")
 
-every_base = pytest.mark.parametrize("base", BASES)
+every_base = pytest.mark.parametrize("base", WRITTEN_OUT)
 with_and_without = pytest.mark.parametrize("cdam", [False, True], ids=["base", "cdam"])
 every_threshold = pytest.mark.parametrize("over", ["image", "window", "last_window"])
 
@@ -73,7 +73,7 @@ def test_recorded_segmentation(golden_tower, golden_clip, golden_segmentation, m
     def from_recorded_tokens(base, tower, pixels):
         block = tower.blocks[-1]
         tokens = block.normalise(x[None])
-        return LastBlock(tokens, block.project(tokens, "v"), x[None, 1:])
+        return LastBlock(tokens, block.project(tokens, "v"), x[None, 1:], (28, 28))
 
     monkeypatch.setattr("cdam_fast.models.base.Base.prepare", from_recorded_tokens)
     pixels = torch.zeros(1, 3, 448, 448)

@@ -74,7 +74,8 @@ class PatchLogits:
     def _similarity(self, pixels: Tensor) -> tuple[LastBlock, Tensor]:
         pixels = self.tower.check_pixels(pixels)
         last = self.base.prepare(self.tower, pixels)
-        return last, self._cosines(self.base.first_pass(self.tower, last), self.texts.features, pixels)
+        features = self.base.first_pass(self.tower, last)
+        return last, self.base.similarity(features, self.texts.features, last.grid)
 
     def _word_logits(self, pixels: Tensor) -> Tensor:
         """``[B, 3, H, W] -> [B, Q, h, w]``."""
@@ -83,10 +84,7 @@ class PatchLogits:
             return similarity
         attended = self._attend(similarity, last.patch_values)
         features = self.base.finish(self.tower, last, attended)
-        return self._cosines(features, self.texts.class_features, pixels)
-
-    def _cosines(self, features: Tensor, text: Tensor, pixels: Tensor) -> Tensor:
-        return (text @ features.mT).reshape(len(features), len(text), *self.tower.grid(pixels))
+        return self.base.similarity(features, self.texts.class_features, last.grid)
 
     def normalise(self, image: Tensor) -> Tensor:
         """``[..., 3, H, W]`` in [0, 1] -> pixels as the other methods take them, in the model's dtype."""
