@@ -41,6 +41,7 @@ class Options(NamedTuple):
     stride: int
     batch_size: int
     graph: bool
+    refine: bool
     map: dict[str, Any]
 
 
@@ -58,6 +59,7 @@ def check_options(
     stride: object,
     batch_size: object,
     graph: object,
+    refine: object,
     device: object,
     map_options: dict[str, Any],
 ) -> Options:
@@ -87,6 +89,7 @@ def check_options(
         alpha=check_positive("alpha", (2.0 if tower.patch == (32, 32) else 2.5) if alpha is None else alpha),
         logit_scale=check_positive("logit_scale", logit_scale),
         graph=_graph(graph, with_map, options["backend"], tower.device if device is None else check_device(device)),
+        refine=check_flag("refine", refine),
         map=options,
         **checked,
     )

@@ -15,12 +15,13 @@ from cdam_fast.attention import cdam_attend
 from cdam_fast.background import entropy_threshold
 from cdam_fast.compat import OutOfMemoryError
 from cdam_fast.graphs import AttendGraphs, check_graph
-from cdam_fast.models import Tokenizer, Tower, check_base, own_settings, unwrap
+from cdam_fast.models import Base, Tokenizer, Tower, check_base, own_settings, unwrap
 from cdam_fast.segmentation.images import as_tensor, resize_to
 from cdam_fast.segmentation.load import load_clip, model_defaults
 from cdam_fast.segmentation.options import check_device, check_options, normalisation
 from cdam_fast.segmentation.outcomes import outcomes
 from cdam_fast.segmentation.patches import PatchLogits
+from cdam_fast.segmentation.refinement import Refinement
 from cdam_fast.segmentation.result import Segmentation, label_pixels
 from cdam_fast.segmentation.texts import build_texts
 from cdam_fast.segmentation.windows import Canvas
@@ -36,7 +37,8 @@ class CDAMSegmenter(PatchLogits):
         tokenizer: its tokenizer, ``open_clip.get_tokenizer``; None where all features are given.
         class_names: strings or lists of synonyms. Synonyms compete separately in the map, the probabilities and the
             entropy; a class takes their maximum. A word of two classes gives its pixels to the first, with a warning.
-        base: ``"maskclip"``, ``"sclip"``, ``"clearclip"`` or ``"gem"``.
+        base: ``"maskclip"``, ``"sclip"``, ``"clearclip"``, ``"gem"``, ``"naclip"``, ``"scclip"``, or a `Base` of your
+            own, such as `proxyclip` makes of another encoder.
         cdam: False for the base method alone.
         augmented_prompts: add the 80 augmented text prompts to the classes from which the map is made.
         background: ``"entropy"``, the threshold of Eq. 4; a number, a fixed threshold of the probability; None, no
@@ -62,6 +64,8 @@ class CDAMSegmenter(PatchLogits):
             ``$XDG_CACHE_HOME/cdam_fast``, False none.
         graph: replay CUDA graphs of the map, which spares the host most of its time for it: one for each number of
             windows at once, size of window and stream, recorded by its first call; 8 are kept, with their memory.
+        refine: move the edges to those of the image: `cdam_fast.refine` of every word's logits at the image's size,
+            before the softmax. The paper's numbers are without it (section 4.1).
         map_options: ``scales``, ``temperature``, ``attention_temperature``, ``metric``, ``order``, ``minmax`` and
             ``backend`` of `cdam_fast.cdam_attention`.
 
@@ -80,7 +84,7 @@ class CDAMSegmenter(PatchLogits):
         tokenizer: Tokenizer | None,
         class_names: Sequence[str | Sequence[str]],
         *,
-        base: str = "maskclip",
+        base: str | Base = "maskclip",
         cdam: bool = True,
         augmented_prompts: bool = True,
         background: str | float | None = "entropy",
@@ -101,6 +105,7 @@ class CDAMSegmenter(PatchLogits):
         device: torch.device | str | None = None,
         cache_dir: str | Path | bool = True,
         graph: bool = False,
+        refine: bool = False,
         **map_options: Any,
     ) -> None:
         tower = Tower(model)
@@ -118,6 +123,7 @@ class CDAMSegmenter(PatchLogits):
             stride=stride,
             batch_size=batch_size,
             graph=graph,
+            refine=refine,
             device=device,
             map_options=map_options,
         )
@@ -234,7 +240,7 @@ class CDAMSegmenter(PatchLogits):
         pixels = as_tensor(image, name).to(self.tower.device)
         size = (pixels.shape[-2], pixels.shape[-1])
         resized = resize_to(pixels, options.short_side, name)
-        return Canvas(self.normalise(resized), size, options.window, options.stride)
+        return Canvas(self.normalise(resized), size, options.window, options.stride, pixels if options.refine else None)
 
     def _guarded(self, crops: list[Tensor]) -> Tensor:
         try:
@@ -256,7 +262,13 @@ class CDAMSegmenter(PatchLogits):
         background = None if options.background is None else words.background
         threshold = self._threshold(canvas) if background is not None else logits.new_zeros(())
         labels, probability = label_pixels(
-            logits, canvas.size, self.texts.classes, options.logit_scale, background, canvas.at_full_size(threshold)
+            logits,
+            canvas.size,
+            self.texts.classes,
+            options.logit_scale,
+            background,
+            canvas.at_full_size(threshold),
+            None if canvas.image is None else Refinement(canvas.image, dtype=logits.dtype),
         )
         mean = float(threshold.mean())
         if mean > 1:
