@@ -160,21 +160,15 @@ def _map(tower: Tower, window: int, map_options: dict[str, Any]) -> dict[str, An
 
 
 def normalisation(tower: Tower, image_mean: object, image_std: object) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation of the pixels, ``[3, 1, 1]`` each: as given, or the model's own, or CLIP's.
+    """Mean and standard deviation of the pixels, ``[3, 1, 1]`` each: as given, or the model's own, or its kind's.
 
     Raises:
         TypeError, ValueError: anything but three finite numbers, positive ones for the deviation.
     """
-    from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
-
     dtype = working_dtype(tower.dtype)
     tensors = []
-    for name, given, default in (
-        ("image_mean", image_mean, OPENAI_DATASET_MEAN),
-        ("image_std", image_std, OPENAI_DATASET_STD),
-    ):
-        own = getattr(tower.visual, name, None) or default
-        values = check_channels(name, own if given is None else given)
+    for name, given in (("image_mean", image_mean), ("image_std", image_std)):
+        values = check_channels(name, tower.statistics(name) if given is None else given)
         tensors.append(torch.tensor(values, dtype=dtype, device=tower.device).view(3, 1, 1))
     mean, deviation = tensors
     return mean, deviation
