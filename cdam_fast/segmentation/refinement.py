@@ -28,6 +28,9 @@ _AROUND = [(y, x) for y in (-1, 0, 1) for x in (-1, 0, 1) if (y, x) != (0, 0)]
 
 _ELEMENTS_AT_ONCE = 1 << 26  # 256 MB of weights in float32, whatever the photograph's size
 
+_ELEMENTS_IN_CACHE = 1 << 18
+"""Of a CPU, on which 48 neighbours are added up: twice as fast as a whole photograph at a time."""
+
 
 class Refinement:
     """PAMR by one image: ``[C, H, W] -> [C, H, W]`` of any floating values, such as probabilities or logits.
@@ -61,13 +64,19 @@ class Refinement:
     def __call__(self, values: Tensor) -> Tensor:
         """Refined, in the dtype of the arithmetic."""
         current = values.to(self.image.dtype)
+        rows = self.image.shape[-2]
+        if current.device.type == "cpu":
+            rows = max(1, _ELEMENTS_IN_CACHE // (len(current) * self.image.shape[-1]))
         for _ in range(self.iterations):
             padded = _pad(current, self._reach)
             following = torch.zeros_like(current)
             for top, bottom in self._bands:
                 weights = self._weights(top, bottom) if self._held is None else self._held
-                for weight, (_, neighbours) in zip(weights, self._neighbours(padded, top, bottom)):
-                    following[:, top:bottom].addcmul_(weight, neighbours)
+                for start in range(top, bottom, rows):
+                    end = min(start + rows, bottom)
+                    band = following[:, start:end]
+                    for i, neighbours in self._neighbours(padded, start, end):
+                        band.addcmul_(weights[i, start - top : end - top], neighbours)
             current = following
         return current
 

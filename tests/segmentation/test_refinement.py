@@ -59,7 +59,8 @@ CASES = {
 def test_equals_what_is_written_out(case, banded, monkeypatch):
     classes, height, width, iterations, dilations = CASES[case]
     if banded:
-        monkeypatch.setattr(refinement, "_ELEMENTS_AT_ONCE", 2 * width * 8 * len(dilations))
+        monkeypatch.setattr(refinement, "_ELEMENTS_AT_ONCE", 4 * width * 8 * len(dilations))
+        monkeypatch.setattr(refinement, "_ELEMENTS_IN_CACHE", 3 * width * classes)
     image = random_image(height, width)
     masks = torch.rand(classes, height, width, dtype=torch.float64)
     given = masks.clone()
