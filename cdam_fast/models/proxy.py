@@ -29,6 +29,8 @@ def proxyclip(features: See, *, beta: float = 1.2, gamma: float = 3.0) -> Base:
     Raises:
         TypeError, ValueError: arguments that are no such things, by name; when it is called, features of another shape.
     """
+    if features is None:
+        raise TypeError("features: got None, takes a callable from pixels to features")
     shift, scale = check_positive("beta", beta), check_positive("gamma", gamma)
 
     def attend(block: Block, last: LastBlock, applied_to: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from cdam_fast.models.proxy import masked_softmax
 from cdam_fast.models.tower import Tower
 
 NEIGHBOURS = 30
-"""Of the local outlier factor; all others in an image of fewer patches."""
+"""Of the local outlier factor; an image of so few patches has no anomalies."""
 NORMAL = 0.95
 """Share of the patches that are no anomalies."""
 THRESHOLD = 0.4
@@ -92,12 +92,11 @@ def _anomalies(patches: Tensor) -> Tensor:
     As the released code has it: of squared distances, and with a patch's own distance to its furthest neighbour in the
     place of the neighbour's, so that the factor is the mean ratio of that distance to the neighbours'.
     """
-    count = min(NEIGHBOURS, patches.shape[1] - 1)
-    if count == 0:
+    if patches.shape[1] <= NEIGHBOURS + 1:  # with all others as neighbours the two furthest apart always tie
         return torch.zeros(patches.shape[:2], dtype=torch.bool, device=patches.device)
-    distances, nearest = torch.topk(torch.cdist(patches, patches) ** 2, count + 1, largest=False)
+    distances, nearest = torch.topk(torch.cdist(patches, patches) ** 2, NEIGHBOURS + 1, largest=False)
     reach = distances[..., -1]
-    of_neighbours = reach.gather(1, nearest[..., 1:].flatten(1)).reshape(*reach.shape, count)
+    of_neighbours = reach.gather(1, nearest[..., 1:].flatten(1)).reshape(*reach.shape, NEIGHBOURS)
     factor = (reach.unsqueeze(-1) / of_neighbours).mean(-1)
     return factor > torch.quantile(factor, NORMAL, dim=1, keepdim=True)
 
