@@ -120,7 +120,7 @@ def _similar(patches, threshold=None):
 
 @torch.no_grad()
 def scclip(model, pixels, attention=None):
-    """12 blocks: similarities after the 9th and the 4th, the sum of 4 to 10; 3 blocks: the 2nd and the 1st, of 1 and 2."""
+    """12 blocks: similarities after the 9th and the 4th, the sum of 4 to 10; 3 blocks: 2nd, 1st, 1 and 2."""
     visual = model.visual
     rows, columns = pixels.shape[1] // 16, pixels.shape[2] // 16
     outputs = [tokens_before_the_blocks(visual, pixels, "scclip")]
