@@ -168,8 +168,11 @@ def plainly(layer):
 
 
 @torch.no_grad()
-def plain_siglip(model, image, base):
-    """Normalised patch features [N, D] of one image [3, 64, 64], one head and one patch at a time."""
+def plain_siglip(model, image, base, attention=None):
+    """Normalised patch features [N, D] of one image [3, 64, 64], one head and one patch at a time.
+
+    attention: a map [N, N] in the place of the base's.
+    """
     vision = model.vision_model
     patches = vision.embeddings.patch_embedding(image[None])[0].flatten(1).T
     x = second = patches + vision.embeddings.position_embedding.weight
@@ -183,8 +186,16 @@ def plain_siglip(model, image, base):
             weights = torch.softmax(head[0] @ head[1].T / math.sqrt(head[0].shape[-1]), -1)
             attended.append(weights @ head[2])
         x = with_mlp(block, x + projected(block, torch.cat(attended, -1)))
-    output = projected(last, last_attention(last, last.ln_1(x), base))
-    y = {"gem": lambda: second + output, "clearclip": lambda: output}.get(base, lambda: with_mlp(last, x + output))()
+    attended = last_attention(last, last.ln_1(x), base)
+    if attention is not None:  # maskclip's are the values
+        attended = attention @ last_attention(last, last.ln_1(x), "maskclip")
+    output = projected(last, attended)
+    if base == "gem":
+        y = second + output
+    elif base == "clearclip":
+        y = output
+    else:
+        y = with_mlp(last, x + output)
     features = torch.cat([vision.head(vision.post_layernorm(token[None, None])) for token in y])
     return features / features.norm(dim=-1, keepdim=True)
 
@@ -194,6 +205,16 @@ def test_siglip_against_plain_loops(siglip, base):
     image = torch.randn(3, 64, 64)
     features = dense_features(siglip, image[None], base)
     torch.testing.assert_close(features[0], plain_siglip(siglip, image, base), rtol=0, atol=1e-5)
+
+
+@every_base
+@torch.no_grad()
+def test_second_pass_of_siglip_against_plain_loops(siglip, base):
+    image, attention = torch.randn(3, 64, 64), torch.rand(16, 16).softmax(-1)
+    tower, chosen = Tower(siglip), BASES[base]
+    last = chosen.prepare(tower, image[None])
+    features = chosen.finish(tower, last, attention @ last.patch_values)
+    torch.testing.assert_close(features[0], plain_siglip(siglip, image, base, attention), rtol=0, atol=1e-5)
 
 
 @every_base
