@@ -1,4 +1,4 @@
-"""Dense features of an unmodified CLIP of open_clip or OpenAI (a ViT with a CLS token), one attention rule a file."""
+"""Dense features of an unmodified CLIP of open_clip, OpenAI or transformers, one attention rule a file."""
 
 from __future__ import annotations
 
@@ -15,21 +15,26 @@ from cdam_fast.models.proxy import proxyclip
 from cdam_fast.models.scclip import SCCLIP
 from cdam_fast.models.sclip import SCLIP
 from cdam_fast.models.settings import own_settings
-from cdam_fast.models.text import Tokenizer, class_features, same_features, text_features, tokenize
+from cdam_fast.models.text import class_features, same_features, text_features
+from cdam_fast.models.text_towers import IMAGE_WEIGHTS
+from cdam_fast.models.tokenizers import Tokenizer, as_tokenizer, of_processor, tokenize
 from cdam_fast.models.tower import Tower
 from cdam_fast.models.wrapped import unwrap
 
 __all__ = [
     "BASES",
+    "IMAGE_WEIGHTS",
     "Base",
     "Block",
     "LastBlock",
     "Tokenizer",
     "Tower",
+    "as_tokenizer",
     "check_base",
     "class_features",
     "dense_features",
     "last_block",
+    "of_processor",
     "own_settings",
     "proxyclip",
     "same_features",
@@ -46,7 +51,7 @@ def dense_features(model: object, pixels: Tensor, base: str | Base = "maskclip")
     """L2-normalised patch features of a base method, ``[B, 3, H, W] -> [B, N, D]``.
 
     Args:
-        model: a CLIP of open_clip or OpenAI's clip, see `Tower`; left as it was found.
+        model: a CLIP or SigLIP of open_clip, OpenAI's clip or transformers, see `Tower`; left as it was found.
         pixels: floating, normalised for the model, sides that the patch divides. Position embeddings are resized
             by the base's own rule where the size is not the trained one.
         base: a name of `BASES`, such as ``"maskclip"``, or a `Base` of your own.

@@ -15,7 +15,7 @@ from cdam_fast.attention import cdam_attend
 from cdam_fast.background import entropy_threshold
 from cdam_fast.compat import OutOfMemoryError
 from cdam_fast.graphs import AttendGraphs, check_graph
-from cdam_fast.models import Base, Tokenizer, Tower, check_base, own_settings, unwrap
+from cdam_fast.models import Base, Tokenizer, Tower, check_base, of_processor, own_settings, unwrap
 from cdam_fast.segmentation.images import as_tensor, resize_to
 from cdam_fast.segmentation.load import load_clip, model_defaults
 from cdam_fast.segmentation.options import check_device, check_options, normalisation
@@ -31,10 +31,13 @@ class CDAMSegmenter(PatchLogits):
     """Open-vocabulary segmentation with CLIP (section 3 of the paper): a base method, with or without CDAM.
 
     Args:
-        model: a CLIP of open_clip or of OpenAI's clip whose image tower is a ViT with a CLS token; left as it was
-            found. Its image tower is used as it is, or copied where dtype or device differ. What torch.compile,
-            DataParallel, DistributedDataParallel or PEFT wrap is unwrapped.
-        tokenizer: its tokenizer, ``open_clip.get_tokenizer``; None where all features are given.
+        model: a CLIP or SigLIP whose image tower is a ViT: of open_clip, of OpenAI's clip, or a ``CLIPModel`` or
+            ``SiglipModel`` of transformers; `cdam_fast.models.Tower` lists them. Left as it was found. Its image tower
+            is used as it is, or copied where dtype or device differ. What torch.compile, DataParallel,
+            DistributedDataParallel or PEFT wrap is unwrapped. One without a text tower
+            (``CLIPVisionModelWithProjection``) is taken where all features are given.
+        tokenizer: its tokenizer, ``open_clip.get_tokenizer``, a tokenizer of transformers, or a processor of
+            transformers, whose mean and deviation of the pixels are then used; None where all features are given.
         class_names: strings or lists of synonyms. Synonyms compete separately in the map, the probabilities and the
             entropy; a class takes their maximum. A word of two classes gives its pixels to the first, with a warning.
         base: ``"maskclip"``, ``"sclip"``, ``"clearclip"``, ``"gem"``, ``"naclip"``, ``"scclip"``, or a `Base` of your
@@ -56,8 +59,8 @@ class CDAMSegmenter(PatchLogits):
         text_features: ``[Q, D]`` of the Q words of class_names, all synonyms in a row, instead of the tokenizer.
         augmented_text_features: ``[A, D]`` of any prompts to augment with, instead of the 80.
         templates: functions from a word to a prompt; None is open_clip's 80 ImageNet templates.
-        image_mean, image_std: three numbers each, of red, green and blue in [0, 1]; None is the model's own
-            (``model.visual.image_mean``), or CLIP's.
+        image_mean, image_std: three numbers each, of red, green and blue in [0, 1]; None is the processor's, or the
+            model's own (``model.visual.image_mean``), or CLIP's, 0.5 for SigLIP.
         dtype, device: of the image tower; None is as the model's. The map and the logits are in float32 (float64 for
             float64).
         cache_dir: folder of text features by model, weights, templates and word; True is
@@ -127,6 +130,8 @@ class CDAMSegmenter(PatchLogits):
             device=device,
             map_options=map_options,
         )
+        image_mean = of_processor(tokenizer, "image_mean") if image_mean is None else image_mean
+        image_std = of_processor(tokenizer, "image_std") if image_std is None else image_std
         normalisation(tower, image_mean, image_std)  # wrong ones are said before any work
         texts = build_texts(
             unwrap(model),

@@ -33,11 +33,9 @@ class TimmTower(ImageTower):
         if kind != "VisionTransformer":
             raise ValueError(f"model: got the image tower {kind} of timm, takes its VisionTransformer")
         check_parts(trunk, _STABLE, "the image tower")
-        if not isinstance(getattr(trunk.patch_embed, "proj", None), nn.Conv2d) or hasattr(
-            trunk.patch_embed, "backbone"
-        ):
-            embedding = type(trunk.patch_embed).__name__
-            raise ValueError(f"model: got the patch embedding {embedding} of timm, takes a single convolution")
+        kind = type(trunk.patch_embed).__name__
+        if kind != "PatchEmbed" or not isinstance(trunk.patch_embed.proj, nn.Conv2d):
+            raise ValueError(f"model: got the patch embedding {kind} of timm, takes its PatchEmbed, one convolution")
         if getattr(trunk, "reg_token", None) is not None:
             raise ValueError(f"model: got an image tower of timm with register tokens, {TAKES}")
         check_convolution(trunk.patch_embed.proj)
@@ -51,18 +49,15 @@ class TimmTower(ImageTower):
         return unwrap(self.visual.trunk)
 
     def _check_pooling(self) -> None:
-        trunk = self._trunk
-        if trunk.attn_pool is not None:
+        """One that can be taken of a token alone."""
+        trunk, of_open_clip = self._trunk, getattr(self.visual.head, "pool", None)
+        pooling = trunk.global_pool if of_open_clip is None else type(of_open_clip).__name__
+        if pooling not in ("map", "avg", "token"):
+            raise ValueError(f"model: got the pooling {pooling!r} of timm, takes 'map', 'avg' or 'token'")
+        if pooling == "map":
             check_parts(trunk.attn_pool, _OF_A_POOLING, "the pooling")
             if getattr(trunk.attn_pool, "pos_embed", None) is not None:
-                raise ValueError("model: got a pooling with a position embedding of its own, which no patch has alone")
-        elif trunk.global_pool not in ("avg", "token"):
-            raise ValueError(f"model: got the pooling {trunk.global_pool!r} of timm, takes 'map', 'avg' or 'token'")
-        extra = next((name for name, _ in self.visual.head.named_children() if name == "pool"), None)
-        if extra:
-            raise ValueError(
-                f"model: got the pooling {type(self.visual.head.pool).__name__}, takes 'map', 'avg', 'token'"
-            )
+                raise ValueError("model: got a pooling with a position embedding of its own, takes one without")
 
     def _embedding_size(self) -> int:
         trunk = self._trunk
