@@ -12,17 +12,16 @@ import torch
 from torch import Tensor, nn
 
 from cdam_fast.attention import cdam_attend
-from cdam_fast.background import entropy_threshold
 from cdam_fast.compat import OutOfMemoryError
 from cdam_fast.graphs import AttendGraphs, check_graph
 from cdam_fast.models import Base, Tokenizer, Tower, check_base, of_processor, own_settings, unwrap
+from cdam_fast.segmentation.finish import finish
 from cdam_fast.segmentation.images import as_tensor, resize_to
 from cdam_fast.segmentation.load import load_clip, model_defaults
 from cdam_fast.segmentation.options import check_device, check_options, normalisation
 from cdam_fast.segmentation.outcomes import outcomes
 from cdam_fast.segmentation.patches import PatchLogits
-from cdam_fast.segmentation.refinement import Refinement
-from cdam_fast.segmentation.result import Segmentation, label_pixels
+from cdam_fast.segmentation.result import Segmentation
 from cdam_fast.segmentation.texts import build_texts
 from cdam_fast.segmentation.windows import Canvas
 
@@ -258,41 +257,4 @@ class CDAMSegmenter(PatchLogits):
             ) from error
 
     def _finish(self, canvas: Canvas) -> Segmentation:
-        options, words = self.options, self.texts.words
-        logits = canvas.mean()
-        if not bool(torch.stack([patches.isfinite().all() for patches in canvas.patch_logits]).all()):
-            raise RuntimeError(
-                f"dtype: {self.tower.dtype} gives logits that are not finite; take float32, or look at the model"
-            )
-        background = None if options.background is None else words.background
-        threshold = self._threshold(canvas) if background is not None else logits.new_zeros(())
-        labels, probability = label_pixels(
-            logits,
-            canvas.size,
-            self.texts.classes,
-            options.logit_scale,
-            background,
-            canvas.at_full_size(threshold),
-            None if canvas.image is None else Refinement(canvas.image, dtype=logits.dtype),
-        )
-        mean = float(threshold.mean())
-        if mean > 1:
-            warnings.warn(
-                f"threshold: {mean:.2f} is above any probability, so every pixel is background; the entropy of Eq. 4 "
-                f"is low with {len(words.words)} words (give more words, a smaller alpha or a fixed background)",
-                stacklevel=2,
-            )
-        return Segmentation(labels, probability, mean, words.names, logits, words.synonyms)
-
-    def _threshold(self, canvas: Canvas) -> Tensor:
-        """One threshold, or ``[windows]`` of them."""
-        options = self.options
-        if not isinstance(options.background, str):
-            return self.texts.features.new_tensor(options.background or 0.0)
-        if options.threshold_over == "window":
-            patches = torch.stack(canvas.patch_logits)
-        elif options.threshold_over == "last_window":
-            patches = canvas.patch_logits[-1]
-        else:
-            patches = torch.cat(canvas.patch_logits, -1)
-        return entropy_threshold(patches, logit_scale=options.logit_scale, alpha=options.alpha)
+        return finish(canvas, self.options, self.texts, self.tower.dtype)
