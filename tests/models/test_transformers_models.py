@@ -14,10 +14,8 @@ from other_models import (
     clip_of_transformers,
     clip_tokenizer_files,
     joint,
-    siglip_config,
     siglip_of_transformers,
     transformers,
-    with_random_weights,
 )
 from torch import nn
 from torch.nn import functional
@@ -425,9 +423,10 @@ def test_the_model_is_left_as_it_was(clip, tokenizer):
 
 
 def without_head():
-    config = siglip_config(package).vision_config
-    config.vision_use_head = False
-    return package.SiglipVisionModel(config)
+    """As ``vision_use_head=False`` has it."""
+    model = siglip_of_transformers(vocabulary=8)
+    del model.vision_model.head
+    return model
 
 
 def of_another_kind():
@@ -460,7 +459,7 @@ def test_refused_by_name(kind):
 
 
 def test_position_embeddings_of_no_grid():
-    model = with_random_weights(package.SiglipModel(siglip_config(package, layers=1, vocabulary=8)))
+    model = siglip_of_transformers(layers=1, vocabulary=8)
     model.vision_model.embeddings.position_embedding = nn.Embedding(15, 64)
     with pytest.raises(ValueError, match="model: got 15 position embeddings, takes one for each patch of 3x3"):
         Tower(model)
