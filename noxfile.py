@@ -121,7 +121,7 @@ def triton(session: nox.Session) -> None:
             _install(session, "--no-deps", "--upgrade", "triton" if newest else f"triton=={version}", newest=newest)
             _print_versions(session)
             try:
-                session.run(*QUICK, *(session.posargs or ("tests/test_triton.py",)), env=ONE_THREAD)
+                session.run(*QUICK, *(session.posargs or ("tests/kernels/test_triton.py",)), env=ONE_THREAD)
             except CommandFailed:
                 failed.append(version)
     if failed:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import hypothesis
 import numpy as np
+import open_clip
 import pytest
 import torch
 
@@ -104,3 +105,9 @@ def golden_segmentation():
 def tiny():
     """Options of the command line for the tiny model."""
     return ["--model", "tiny"]
+
+
+@pytest.fixture(scope="session")
+def tokenizer():
+    """CLIP's."""
+    return open_clip.get_tokenizer("ViT-B-16")

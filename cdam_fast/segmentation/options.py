@@ -9,22 +9,13 @@ import torch
 from torch import Tensor
 
 from cdam_fast import graphs
-from cdam_fast.arguments import check_backend, check_positive, plain, working_dtype
+from cdam_fast.arguments import MapOptions, check_backend, check_positive, plain, working_dtype
 from cdam_fast.arguments import check_options as check_map_options
-from cdam_fast.constants import ATTENTION_TEMPERATURE, SCALES, TEMPERATURE
 from cdam_fast.models import Tower
 
 THRESHOLDS_OVER = ("image", "window", "last_window")
 
-_MAP_DEFAULTS: dict[str, Any] = {
-    "scales": SCALES,
-    "temperature": TEMPERATURE,
-    "attention_temperature": ATTENTION_TEMPERATURE,
-    "metric": "js",
-    "order": "official",
-    "minmax": (True, True),
-    "backend": "auto",
-}
+_MAP_DEFAULTS: dict[str, Any] = {**MapOptions()._asdict(), "backend": "auto"}
 
 
 class Options(NamedTuple):
@@ -155,7 +146,7 @@ def _map(tower: Tower, window: int, map_options: dict[str, Any]) -> dict[str, An
     options = _MAP_DEFAULTS | map_options
     check_backend(options["backend"])
     grid = torch.empty(1, window // tower.patch[0], window // tower.patch[1], device="meta")
-    check_map_options(grid, *(options[name] for name in _MAP_DEFAULTS if name != "backend"))
+    check_map_options(grid, MapOptions(**{name: options[name] for name in MapOptions._fields}))
     return options
 
 

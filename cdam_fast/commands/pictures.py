@@ -1,0 +1,137 @@
+"""Pictures of a segmentation: the palette PNG, and the overlay with its legend."""
+
+from __future__ import annotations
+
+import colorsys
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from cdam_fast.commands.fonts import font_for, plain_font
+
+Colour = tuple[int, int, int]
+
+MOST_CLASSES = 256
+"""Of a palette."""
+
+_LEAST_WIDTH, _LARGEST = 720, 2400  # pixels of the overlay: a legend that can be read, a file that opens
+_TINT = 0.55
+_INK, _PAPER, _FAINT = (24, 24, 27), (255, 255, 255), (113, 113, 122)
+
+
+def palette(count: int, background: int | None) -> list[Colour]:
+    """A colour for each class, neighbours far apart in hue; the background is black."""
+    colours: list[Colour] = []
+    for i in range(count):
+        hue = (0.02 + i * 0.618034) % 1
+        saturation, value = ((0.85, 0.95), (0.55, 1.0), (0.95, 0.65))[i // 7 % 3]
+        red, green, blue = colorsys.hsv_to_rgb(hue, saturation, value)
+        colours.append((round(255 * red), round(255 * green), round(255 * blue)))
+    if background is not None:
+        colours[background] = (0, 0, 0)
+    return colours
+
+
+def label_picture(labels: Tensor, colours: Sequence[Colour]) -> Any:
+    """``[H, W]`` labels as a palette image: the class is the pixel's index."""
+    from PIL import Image
+
+    height, width = labels.shape
+    picture = Image.frombytes("P", (width, height), labels.cpu().numpy().astype(np.uint8).tobytes())
+    picture.putpalette([channel for colour in colours for channel in colour])
+    return picture
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A line of the legend."""
+
+    label: int
+    name: str
+    share: float
+    """Of the pixels, 0 to 1."""
+
+
+def overlay(
+    photo: Tensor, labels: Tensor, colours: Sequence[Colour], entries: Sequence[Entry], background: int | None
+) -> Any:
+    """The photograph tinted by class, outlines between classes, a legend below; a PIL image.
+
+    Small photographs are enlarged and large ones reduced, so that lines and letters have a readable size.
+    """
+    from PIL import Image
+
+    height, width = labels.shape
+    factor = min(max(1.0, _LEAST_WIDTH / width), _LARGEST / max(height, width))
+    size = (max(1, round(width * factor)), max(1, round(height * factor)))
+    image = Image.fromarray(photo.permute(1, 2, 0).cpu().numpy()).resize(size, Image.Resampling.LANCZOS)
+    plain = label_picture(labels, colours).resize(size, Image.Resampling.NEAREST)
+    classes = np.asarray(plain)
+    pixels = np.asarray(image).astype(np.float32)
+    tint = np.asarray(plain.convert("RGB")).astype(np.float32)
+    strength = np.where(classes == background, 0.35, _TINT)[..., None]
+    pixels = pixels * (1 - strength) + tint * strength
+    pixels[_outline(classes, max(1, round(size[0] / 700)))] = 255
+    tinted = Image.fromarray(pixels.round().astype(np.uint8))
+    legend = _legend(max(size[0], _LEAST_WIDTH), colours, entries)
+    whole = Image.new("RGB", (legend.width, size[1] + legend.height), _PAPER)
+    whole.paste(tinted, ((legend.width - size[0]) // 2, 0))
+    whole.paste(legend, (0, size[1]))
+    return whole
+
+
+def _outline(classes: np.ndarray[Any, Any], thickness: int) -> np.ndarray[Any, Any]:
+    edge = np.zeros(classes.shape, dtype=bool)
+    for shift in range(1, thickness + 1):
+        edge[:, shift:] |= classes[:, shift:] != classes[:, :-shift]
+        edge[shift:] |= classes[shift:] != classes[:-shift]
+    return edge
+
+
+def _legend(width: int, colours: Sequence[Colour], entries: Sequence[Entry]) -> Any:
+    """Swatch, name and share of each class, in as many columns as the longest name leaves room for."""
+    from PIL import Image, ImageDraw
+
+    letter = max(16, round(width / 46))
+    plain, margin, line = plain_font(letter), letter, round(1.7 * letter)
+    texts = [(*_drawable(entry, letter), _percent(entry.share)) for entry in entries]
+    widths = [font.getlength(name) + plain.getlength(f"  {share}") for name, font, share in texts]
+    cell = round(max(widths)) + 3 * letter
+    columns = max(1, min(len(entries), (width - 2 * margin) // cell))
+    rows = math.ceil(len(entries) / columns)
+    picture = Image.new("RGB", (max(width, cell + 2 * margin), rows * line + 2 * margin), _PAPER)
+    draw = ImageDraw.Draw(picture)
+    for i, (entry, (name, font, share)) in enumerate(zip(entries, texts)):
+        left, top = margin + i // rows * cell, margin + i % rows * line
+        draw.rectangle((left, top, left + letter, top + letter), colours[entry.label], _INK)
+        _write(draw, left + 1.6 * letter, top + letter / 2, name, _INK, font)
+        shift = font.getlength(name) + plain.getlength("  ")
+        _write(draw, left + 1.6 * letter + shift, top + letter / 2, share, _FAINT, plain)
+    return picture
+
+
+def _drawable(entry: Entry, letter: int) -> tuple[str, Any]:
+    """What stands in the legend, and its font: a name whose letters no font has is the number of its label."""
+    name = _shortened(entry.name)
+    font = font_for(name, letter)
+    return (name, font) if font is not None else (f"#{entry.label}", plain_font(letter))
+
+
+def _write(draw: Any, left: float, middle: float, text: str, colour: Colour, font: Any) -> None:
+    """From the left, about a middle line; Pillow's bitmap font knows no anchor."""
+    if hasattr(font, "getname"):
+        draw.text((left, middle), text, colour, font, anchor="lm")
+    else:
+        draw.text((left, middle - font.getbbox(text)[3] / 2), text, colour, font)
+
+
+def _shortened(name: str) -> str:
+    return name if len(name) <= 40 else f"{name[:39]}…"
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f} %" if share >= 0.0005 else "< 0.1 %"
