@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from cdam_fast.commands.photos import read_photo
-from cdam_fast.commands.pictures import Colour, Entry, label_picture, overlay, palette
 from cdam_fast.commands.results import (
     IDENTITY,
     LABELS,
@@ -26,6 +25,8 @@ from cdam_fast.commands.results import (
 from cdam_fast.errors import reason_of
 from cdam_fast.files import json_text, write_whole
 from cdam_fast.segmentation import CDAMSegmenter, Segmentation
+from cdam_fast.segmentation.palette import Colour, palette
+from cdam_fast.segmentation.pictures import Entry, label_picture, overlay
 
 
 @dataclass

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import colorsys
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,29 +10,12 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from cdam_fast.commands.fonts import font_for, plain_font
-
-Colour = tuple[int, int, int]
-
-MOST_CLASSES = 256
-"""Of a palette."""
+from cdam_fast.segmentation.fonts import font_for, plain_font
+from cdam_fast.segmentation.palette import Colour
 
 _LEAST_WIDTH, _LARGEST = 720, 2400  # pixels of the overlay: a legend that can be read, a file that opens
 _TINT = 0.55
 _INK, _PAPER, _FAINT = (24, 24, 27), (255, 255, 255), (113, 113, 122)
-
-
-def palette(count: int, background: int | None) -> list[Colour]:
-    """A colour for each class, neighbours far apart in hue; the background is black."""
-    colours: list[Colour] = []
-    for i in range(count):
-        hue = (0.02 + i * 0.618034) % 1
-        saturation, value = ((0.85, 0.95), (0.55, 1.0), (0.95, 0.65))[i // 7 % 3]
-        red, green, blue = colorsys.hsv_to_rgb(hue, saturation, value)
-        colours.append((round(255 * red), round(255 * green), round(255 * blue)))
-    if background is not None:
-        colours[background] = (0, 0, 0)
-    return colours
 
 
 def label_picture(labels: Tensor, colours: Sequence[Colour]) -> Any:
@@ -59,7 +41,7 @@ class Entry:
 def overlay(
     photo: Tensor, labels: Tensor, colours: Sequence[Colour], entries: Sequence[Entry], background: int | None
 ) -> Any:
-    """The photograph tinted by class, outlines between classes, a legend below; a PIL image.
+    """The photograph tinted by class, outlines between classes, names in them, a legend below; a PIL image.
 
     Small photographs are enlarged and large ones reduced, so that lines and letters have a readable size.
     """
@@ -77,6 +59,7 @@ def overlay(
     pixels = pixels * (1 - strength) + tint * strength
     pixels[_outline(classes, max(1, round(size[0] / 700)))] = 255
     tinted = Image.fromarray(pixels.round().astype(np.uint8))
+    _name_regions(tinted, classes, [entry for entry in entries if entry.label != background])
     legend = _legend(max(size[0], _LEAST_WIDTH), colours, entries)
     whole = Image.new("RGB", (legend.width, size[1] + legend.height), _PAPER)
     whole.paste(tinted, ((legend.width - size[0]) // 2, 0))
@@ -90,6 +73,44 @@ def _outline(classes: np.ndarray[Any, Any], thickness: int) -> np.ndarray[Any, A
         edge[:, shift:] |= classes[:, shift:] != classes[:, :-shift]
         edge[shift:] |= classes[shift:] != classes[:-shift]
     return edge
+
+
+def _name_regions(image: Any, classes: np.ndarray[Any, Any], entries: Sequence[Entry]) -> None:
+    """The name of each class where most of it is around, so that nobody needs the colours to tell classes apart."""
+    from PIL import ImageDraw
+
+    draw = ImageDraw.Draw(image)
+    letter = max(13, round(image.width / 50))
+    step = max(1, round(max(classes.shape) / 96))
+    for entry in entries:
+        name, font = _drawable(entry, letter)
+        row, column, around = _deepest(classes[::step, ::step] == entry.label)
+        width = font.getlength(name)
+        if around * step < letter / 2 or width > image.width:
+            continue
+        left = min(max(column * step - width / 2, 4), image.width - width - 4)
+        middle = min(max(row * step, letter), image.height - letter)
+        draw.rounded_rectangle(
+            (left - 4, middle - 0.75 * letter, left + width + 4, middle + 0.75 * letter), letter / 3, _INK
+        )
+        _write(draw, left, middle, name, _PAPER, font)
+
+
+def _deepest(mask: np.ndarray[Any, Any]) -> tuple[int, int, int]:
+    """Row and column of the place in the mask that is furthest from its edge, and how far that is."""
+    inside, depth = np.pad(mask, 1), 0
+    left = inside
+    while left.any():
+        inside, depth = left, depth + 1
+        left = inside.copy()
+        for axis in (0, 1):
+            for shift in (-1, 1):
+                left &= np.roll(inside, shift, axis)
+    places = np.argwhere(inside)
+    if len(places) == 0:
+        return 0, 0, 0
+    row, column = places[len(places) // 2] - 1
+    return int(row), int(column), depth
 
 
 def _legend(width: int, colours: Sequence[Colour], entries: Sequence[Entry]) -> Any:
