@@ -82,7 +82,7 @@ def _cosines(patches: Tensor) -> Tensor:
 
 def _aggregation(cosines: Tensor) -> Tensor:
     """``[B, N, N]``, rows that sum to 1: cosines from the threshold on."""
-    kept = torch.where(cosines < THRESHOLD, 0, cosines)
+    kept = cosines.masked_fill(cosines < THRESHOLD, 0)
     return kept / kept.sum(-1, keepdim=True)
 
 

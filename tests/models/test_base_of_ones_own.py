@@ -156,6 +156,16 @@ def test_without_residual_and_mlp_there_is_nothing_else():
     torch.testing.assert_close(features.std(1), torch.zeros(B, 32), rtol=0, atol=1e-6)  # the bias alone
 
 
+def test_the_picture_of_its_attention():
+    """What ``cdam-fast map`` draws."""
+    pytest.importorskip("matplotlib")
+    from cdam_fast.commands.map_figure import map_figure
+
+    photo = torch.randint(256, (3, 64, 80), dtype=torch.uint8)
+    for base in (MINE, "scclip"):
+        assert map_figure(segmenter(base), photo, [(10, 20)], {}).startswith(b"\x89PNG")
+
+
 # --- what is refused
 
 WRONG = {
