@@ -13,6 +13,7 @@ import torch
 from cdam_fast.commands.devices import add_device, describe_device, parse_device
 from cdam_fast.commands.messages import named_errors, note
 from cdam_fast.commands.streams import tell
+from cdam_fast.models import BASES
 
 _MODEL, _PRETRAINED = "ViT-B-16", "laion2b_s34b_b88k"
 
@@ -38,9 +39,7 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         help="its weights: a tag of open_clip, downloaded on first use, or a safetensors file "
         f"(default: {_PRETRAINED} for {_MODEL}; none for models that come with their weights)",
     )
-    parser.add_argument(
-        "--base", default="maskclip", metavar="NAME", help="maskclip, sclip, clearclip or gem (default: %(default)s)"
-    )
+    parser.add_argument("--base", default="maskclip", metavar="NAME", help=f"{', '.join(BASES)} (default: %(default)s)")
     for name, default in OF_MODEL.items():
         parser.add_argument(
             f"--{name.replace('_', '-')}",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
@@ -31,7 +32,7 @@ class Segmentation:
 
     @property
     def logits(self) -> Tensor:
-        """``[C, H, W]`` cosines, a class's the largest of its synonyms', bilinear at the image's size.
+        """``[C, H, W]`` cosines, a class's the largest of its synonyms', bilinear at the image's size, never refined.
 
         Made on each access: for a large photograph it is the one large array.
         """
@@ -47,7 +48,13 @@ def largest_of_classes(word_logits: Tensor, synonyms: tuple[int, ...]) -> Tensor
     return torch.stack([words.amax(1) for words in torch.split(word_logits, list(synonyms), 1)], 1)
 
 
-def best_word(logits: Tensor, size: tuple[int, int], logit_scale: float) -> tuple[Tensor, Tensor]:
+Refine = Callable[[Tensor], Tensor]
+"""``[Q, H, W] -> [Q, H, W]``, each word by itself."""
+
+
+def best_word(
+    logits: Tensor, size: tuple[int, int], logit_scale: float, refine: Refine | None = None
+) -> tuple[Tensor, Tensor]:
     """Index of the best word and its probability for each pixel, ``[Q, h, w] -> [H, W]`` int64, ``[H, W]``.
 
     A few words at a time are upsampled, so that the image's size times the number of words is never held.
@@ -58,6 +65,8 @@ def best_word(logits: Tensor, size: tuple[int, int], logit_scale: float) -> tupl
     step = max(1, _ELEMENTS_AT_ONCE // (size[0] * size[1]))
     for start in range(0, len(logits), step):
         upsampled = upsample(logits[start : start + step], size)
+        if refine is not None:
+            upsampled = refine(upsampled)
         most, where = upsampled.max(0)
         # about the largest, so that no exponential overflows at any scale
         total = ((upsampled - most) * logit_scale).exp_().sum(0).log_().add_(most, alpha=logit_scale)
@@ -74,9 +83,10 @@ def label_pixels(
     logit_scale: float,
     background: int | None,
     threshold: Tensor | float,
+    refine: Refine | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Labels and the best class's probability, both ``[H, W]``; below the threshold a pixel is background."""
-    index, probability = best_word(logits, size, logit_scale)
+    index, probability = best_word(logits, size, logit_scale, refine)
     labels = classes[index]
     if background is not None:
         labels = torch.where(probability < threshold, background, labels)
