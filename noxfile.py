@@ -26,12 +26,12 @@ PINS: dict[str, tuple[str, ...]] = {
     # the versions of the released CDAM code, and the lowest of everything else
     "torch1.13.1": (
         *("torch==1.13.1", "torchvision==0.14.1", "numpy<2", "open_clip_torch==2.24.0"),
-        *("pillow==10.0.0", "safetensors==0.4.0", "rich==13.0.0"),
+        *("pillow==10.0.0", "safetensors==0.4.0", "rich==13.0.0", "transformers==4.30.2"),
     ),
-    "torch2.6-triton3.2": ("torch==2.6.0", "numpy==2.0.*"),
+    "torch2.6-triton3.2": ("torch==2.6.0", "numpy==2.0.*", "transformers==4.46.3"),
     "torch2.11-triton3.6": ("torch==2.11.0", "numpy==2.3.*"),
     "torch2.14-triton3.8": ("torch==2.14.1",),
-    "newest": (),
+    "newest": ("transformers",),
 }
 
 LEGS = (
@@ -66,7 +66,7 @@ def _install(session: nox.Session, *packages: str, newest: bool = False) -> None
 
 
 def _print_versions(session: nox.Session) -> None:
-    names = ("torch", "triton", "numpy", "open_clip_torch", "pillow")
+    names = ("torch", "triton", "numpy", "open_clip_torch", "transformers", "pillow")
     code = (
         "import sys; from importlib.metadata import distributions; "
         "found = {one.metadata['Name'].lower().replace('-', '_'): one.version for one in distributions()}; "
@@ -98,6 +98,14 @@ def types(session: nox.Session) -> None:
     with _removed_afterwards(session):
         session.install("-e", ".[dev]")
         session.run("mypy")
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """The documentation as a site; a warning is an error."""
+    with _removed_afterwards(session):
+        session.install("-e", ".[docs]")
+        session.run("mkdocs", "build", "--strict", "--site-dir", session.create_tmp(), *session.posargs)
 
 
 @nox.session

@@ -46,6 +46,7 @@ setup(
         "cdam_fast.kernels",
         "cdam_fast.measuring",
         "cdam_fast.models",
+        "cdam_fast.models.towers",
         "cdam_fast.segmentation",
     ],
     package_dir={"cdam_fast": "cdam_fast", "cdam_fast.kernels": "kernels"},

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import hypothesis
 import numpy as np
-import open_clip
 import pytest
 import torch
 
@@ -109,5 +108,7 @@ def tiny():
 
 @pytest.fixture(scope="session")
 def tokenizer():
-    """CLIP's."""
+    """CLIP's; its package may import Triton, which must not be before the variable above is set."""
+    import open_clip
+
     return open_clip.get_tokenizer("ViT-B-16")

@@ -6,10 +6,10 @@ import os
 import warnings
 from pathlib import Path
 
-from cdam_fast.commands.pictures import MOST_CLASSES
 from cdam_fast.errors import UsageError
 from cdam_fast.segmentation.class_files import ClassNames, read_class_file
 from cdam_fast.segmentation.class_lists import parse_class_list
+from cdam_fast.segmentation.palette import MOST_CLASSES
 from cdam_fast.segmentation.words import check_class_names
 
 _SEPARATORS = tuple(filter(None, ("/", os.sep, os.altsep)))

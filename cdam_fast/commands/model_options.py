@@ -13,6 +13,7 @@ import torch
 from cdam_fast.commands.devices import add_device, describe_device, parse_device
 from cdam_fast.commands.messages import named_errors, note
 from cdam_fast.commands.streams import tell
+from cdam_fast.models import BASES
 
 _MODEL, _PRETRAINED = "ViT-B-16", "laion2b_s34b_b88k"
 
@@ -49,9 +50,7 @@ def add_arithmetic(parser: argparse.ArgumentParser) -> None:
 def add_model_options(parser: argparse.ArgumentParser) -> None:
     """Add model, weights, base, sizes, folder and device."""
     add_weights(parser)
-    parser.add_argument(
-        "--base", default="maskclip", metavar="NAME", help="maskclip, sclip, clearclip or gem (default: %(default)s)"
-    )
+    parser.add_argument("--base", default="maskclip", metavar="NAME", help=f"{', '.join(BASES)} (default: %(default)s)")
     for name, default in OF_MODEL.items():
         parser.add_argument(
             f"--{name.replace('_', '-')}",

@@ -45,7 +45,7 @@ def make_page(session: Session, most_bytes: int = MOST_BYTES) -> Any:
     given = examples(session.name)
     shown = [[str(one.path), one.words] for one in given]
     with gr.Blocks(title="CDAM", analytics_enabled=False, delete_cache=(300, KEPT_SECONDS)) as page:
-        gr.HTML(_HEADER)
+        gr.HTML(_HEADER, padding=False)
         with gr.Row(elem_classes="cdam-columns"):
             with gr.Column(scale=4, min_width=300):
                 photo = gr.Image(
@@ -66,7 +66,9 @@ def make_page(session: Session, most_bytes: int = MOST_BYTES) -> Any:
                     elem_id="words",
                 )
                 base = gr.Radio(list(BASES), value="sclip", label="base", elem_id="base")
-                cdam = gr.Checkbox(value=True, label="CDAM", info="beside the base alone", elem_id="cdam")
+                cdam = gr.Checkbox(
+                    value=True, label="CDAM", info="on: beside the base alone; off: the base alone", elem_id="cdam"
+                )
                 button = gr.Button("Segment", variant="primary", elem_id="segment")
                 picked = gr.Examples(shown, [photo, words], label="examples", elem_id="examples") if shown else None
             with gr.Column(scale=7, min_width=300):
@@ -74,15 +76,16 @@ def make_page(session: Session, most_bytes: int = MOST_BYTES) -> Any:
                     session,
                     most_bytes,
                     state=gr.State(None, time_to_live=KEPT_SECONDS),
-                    status=gr.HTML(WAITING, elem_id="status"),
+                    status=gr.HTML(WAITING, elem_id="status", padding=False),
                     views=_pair("view"),
-                    table=gr.HTML(elem_id="areas"),
-                    caption=gr.HTML(CLICK, elem_id="caption"),
+                    table=gr.HTML(elem_id="areas", padding=False),
+                    caption=gr.HTML(CLICK, elem_id="caption", padding=False),
                     maps=_pair("map", visible=False),
                 )
         gr.HTML(
             f'<p class="cdam-footer">Model: {escape(session.name)}. Photographs stay on the machine that serves this '
-            "page, and are removed after an hour.</p>"
+            "page, and are removed after an hour.</p>",
+            padding=False,
         )
         _connect(answers, [photo, words, base, cdam], button, picked)
     return page.queue(max_size=32)

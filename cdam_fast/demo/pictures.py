@@ -1,16 +1,13 @@
-"""What the page shows: a photograph tinted by its labels, and the attention of a patch over it."""
+"""What only the page shows: the attention of a patch over its photograph."""
 
 from __future__ import annotations
 
-import colorsys
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from torch import Tensor
 from torch.nn import functional
-
-Colour = tuple[int, int, int]
 
 LARGEST = 900  # pixels of a picture's long side, on the page
 LEAST = 448
@@ -26,50 +23,13 @@ def shown_size(width: int, height: int) -> tuple[int, int]:
     return max(1, round(width * factor)), max(1, round(height * factor))
 
 
-def as_picture(photo: Tensor) -> Any:
-    """``[3, H, W]`` uint8 as a PIL image of the page's size."""
-    from PIL import Image
-
-    height, width = photo.shape[-2:]
-    picture = Image.fromarray(photo.permute(1, 2, 0).cpu().numpy())
-    return picture.resize(shown_size(width, height), Image.Resampling.LANCZOS)
-
-
-def palette(count: int, background: int | None) -> list[Colour]:
-    """A colour for each class, neighbours far apart in hue; the background is black."""
-    colours: list[Colour] = []
-    for i in range(count):
-        hue = (0.02 + i * 0.618034) % 1
-        saturation, value = ((0.85, 0.95), (0.55, 1.0), (0.95, 0.65))[i // 7 % 3]
-        red, green, blue = colorsys.hsv_to_rgb(hue, saturation, value)
-        colours.append((round(255 * red), round(255 * green), round(255 * blue)))
-    if background is not None:
-        colours[background] = (0, 0, 0)
-    return colours
-
-
-def tinted(photo: Tensor, labels: Tensor, colours: Sequence[Colour], background: int | None) -> Any:
-    """``[3, H, W]`` uint8 tinted by its labels ``[H, W]``, outlines between classes; a PIL image."""
-    from PIL import Image
-
-    picture = as_picture(photo)
-    plain = Image.fromarray(labels.cpu().numpy().astype(np.uint8)).resize(picture.size, Image.Resampling.NEAREST)
-    classes = np.asarray(plain)
-    strength = np.where(classes == background, 0.35, 0.55)[..., None]
-    pixels = np.asarray(picture) * (1 - strength) + np.array(colours)[classes] * strength
-    edge = np.zeros(classes.shape, dtype=bool)
-    edge[:, 1:] |= classes[:, 1:] != classes[:, :-1]
-    edge[1:] |= classes[1:] != classes[:-1]
-    pixels[edge] = 255
-    return Image.fromarray(pixels.round().astype(np.uint8))
-
-
 def heat_picture(photo: Tensor, attention: Tensor, patch: tuple[int, int]) -> Any:
     """``[h, w]`` attention of a patch over ``[3, H, W]`` in grey, the patch, (row, column), framed; a PIL image."""
     from PIL import Image, ImageDraw
 
-    grey = as_picture(photo).convert("L")
-    width, height = grey.size
+    width, height = shown_size(photo.shape[2], photo.shape[1])
+    whole = Image.fromarray(photo.permute(1, 2, 0).cpu().numpy()).convert("L")
+    grey = whole.resize((width, height), Image.Resampling.LANCZOS)
     values = functional.interpolate(attention[None, None].float().cpu(), size=(height, width), mode="bilinear")[0, 0]
     share = (values / max(float(attention.max()), 1e-12)).clamp(0, 1).numpy()
     steps = np.linspace(0, 1, len(_HEAT))

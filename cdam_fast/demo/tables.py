@@ -13,41 +13,40 @@ LONGEST_WORD = 40  # letters in the table
 
 def table(segmented: Segmented) -> str:
     """Swatch, class and area of each, by the base alone and with CDAM: the legend of the pictures too."""
-    shares = [[view.areas[i].share for view in segmented.views] for i in range(len(segmented.names))]
-    order = sorted(range(len(shares)), key=lambda i: (-max(shares[i]), i))
-    shown = [i for i in order if max(shares[i]) > 0]
+    rows = list(zip(*(view.areas for view in segmented.views)))
+    shown = sorted((row for row in rows if _largest(row)), key=lambda row: -_largest(row))
+    missing = [row[0].name for row in rows if not _largest(row)]
     heads = "".join(f'<th scope="col">{escape(view.title)}</th>' for view in segmented.views)
-    rows = "".join(_row(segmented, i) for i in shown)
-    without = len(segmented.names) - len(shown)
-    rest = f'<p class="cdam-note">{_count(without, "word")} nowhere: {_names(segmented, shown)}</p>' if without else ""
+    body = "".join(map(_row, shown))
+    rest = f'<p class="cdam-note">Nowhere: {_names(missing)}</p>' if missing else ""
     return (
         f'<div class="cdam-table"><table><thead><tr><th scope="col">class</th>{heads}</tr></thead>'
-        f"<tbody>{rows}</tbody></table>{rest}</div>"
+        f"<tbody>{body}</tbody></table>{rest}</div>"
     )
 
 
-def _row(segmented: Segmented, i: int) -> str:
-    swatch = f'<span class="cdam-swatch" style="background:{css(segmented.colours[i])}"></span>'
-    name = segmented.names[i]
-    cells = "".join(f"<td>{_area(view.areas[i], segmented.colours[i])}</td>" for view in segmented.views)
+def _largest(row: Sequence[Area]) -> float:
+    return max(area.share for area in row)
+
+
+def _row(row: Sequence[Area]) -> str:
+    name, colour = row[0].name, css(row[0].colour)
+    swatch = f'<span class="cdam-swatch" style="background:{colour}"></span>'
+    cells = "".join(f"<td>{_area(area)}</td>" for area in row)
     return f'<tr><th scope="row" title="{escape(name)}">{swatch}{escape(_short(name))}</th>{cells}</tr>'
 
 
-def _area(area: Area, colour: Sequence[int]) -> str:
+def _area(area: Area) -> str:
     if area.score is None:
         return '<span class="cdam-none">none</span>'
-    bar = f'<span class="cdam-bar" style="width:{100 * area.share:.1f}%;background:{css(colour)}"></span>'
+    bar = f'<span class="cdam-bar" style="width:{100 * area.share:.1f}%;background:{css(area.colour)}"></span>'
     text = f"{100 * area.share:.1f} %" if area.share >= 0.0005 else "&lt; 0.1 %"
     return f'{text} <small>p {area.score:.2f}</small><span class="cdam-track">{bar}</span>'
 
 
-def _names(segmented: Segmented, shown: Sequence[int]) -> str:
-    missing = [escape(_short(name)) for i, name in enumerate(segmented.names) if i not in set(shown)]
-    return ", ".join(missing[:12]) + (f" and {len(missing) - 12} more" if len(missing) > 12 else "")
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}{'s' if number > 1 else ''}"
+def _names(names: Sequence[str]) -> str:
+    rest = f" and {len(names) - 12} more" if len(names) > 12 else ""
+    return ", ".join(escape(_short(name)) for name in names[:12]) + rest
 
 
 def _short(name: str) -> str:

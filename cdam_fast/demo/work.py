@@ -12,15 +12,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cdam_fast.demo.pictures import Colour, heat_picture, palette, tinted
+from cdam_fast.demo.pictures import heat_picture, shown_size
 from cdam_fast.demo.session import Pair, Session, Words, as_words, now
 from cdam_fast.models import check_base
 from cdam_fast.segmentation import Segmentation
 from cdam_fast.segmentation.class_lists import parse_class_list
 from cdam_fast.segmentation.images import resize_to, resize_to_patches
+from cdam_fast.segmentation.palette import MOST_CLASSES, Colour
 from cdam_fast.segmentation.photo_files import read_photo
+from cdam_fast.segmentation.pictures import Entry, tinted
 
-MOST_WORDS = 256
 LONGEST_TEXT = 20_000  # characters
 LARGEST_SIDE = 1600  # pixels of a photograph in work; larger ones are reduced
 MOST_PIXELS = 64_000_000
@@ -36,6 +37,8 @@ class PageError(Exception):
 class Area:
     """A class in one of the two results."""
 
+    name: str
+    colour: Colour
     share: float
     """Of the pixels, 0 to 1."""
     score: float | None
@@ -74,8 +77,6 @@ class Segmented:
     words: Words
     base: str
     cdam: bool
-    names: tuple[str, ...]
-    colours: tuple[Colour, ...]
     views: tuple[View, ...] = field(repr=False)
     seconds: Seconds
     notes: tuple[str, ...]
@@ -98,8 +99,8 @@ def parse_words(text: object) -> Words:
     with _said(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the segmenter says it again
         words = as_words(parse_class_list(line))
-    if len(words) > MOST_WORDS:
-        raise PageError(f"words: got {len(words)}, takes at most {MOST_WORDS}")
+    if len(words) > MOST_CLASSES:
+        raise PageError(f"words: got {len(words)}, takes at most {MOST_CLASSES}")
     return words
 
 
@@ -156,14 +157,9 @@ def segment(session: Session, path: object, text: object, base: object, cdam: bo
         with session.lock:
             pair = session.pair(words, name)
             results, seconds = _timed(pair, photo, cdam)
-    texts = pair.cdam.texts.words
-    colours = palette(len(texts.names), texts.background)
-    views = tuple(
-        View(title, tinted(photo, result.labels, colours, texts.background), _areas(result))
-        for title, result in zip((f"{name} alone", f"{name} with CDAM"), results)
-    )
+    views = tuple(_view(title, photo, result) for title, result in zip((f"{name} alone", f"{name} with CDAM"), results))
     notes = tuple(dict.fromkeys(_of_words(str(one.message)) for one in heard if one.category is UserWarning))
-    return Segmented(photo, size, words, name, cdam, texts.names, tuple(colours), views, seconds, notes)
+    return Segmented(photo, size, words, name, cdam, views, seconds, notes)
 
 
 def _timed(pair: Pair, photo: Tensor, cdam: bool) -> tuple[list[Segmentation], Seconds]:
@@ -179,14 +175,15 @@ def _timed(pair: Pair, photo: Tensor, cdam: bool) -> tuple[list[Segmentation], S
     return results, Seconds(now(device) - start, pair.clock.seconds, alone)
 
 
-def _areas(result: Segmentation) -> tuple[Area, ...]:
-    labels, probability = result.labels.flatten().cpu(), result.probability.flatten().cpu().double()
-    pixels = torch.bincount(labels, minlength=len(result.class_names))
-    totals = torch.bincount(labels, probability, minlength=len(result.class_names))
-    return tuple(
-        Area(float(count) / labels.numel(), float(total / count) if count else None)
-        for count, total in zip(pixels, totals)
+def _view(title: str, photo: Tensor, result: Segmentation) -> View:
+    classes = tuple(
+        Area(row["class"], tuple(row["colour"]), row["area"], row["score"]) for row in result.to_dict()["classes"]
     )
+    largest = sorted(range(len(classes)), key=lambda i: -classes[i].share)
+    entries = [Entry(i, classes[i].name, classes[i].share) for i in largest if classes[i].share]
+    size = shown_size(photo.shape[2], photo.shape[1])
+    picture = tinted(photo, result.labels, [one.colour for one in classes], entries, result.background, size)
+    return View(title, picture, classes)
 
 
 def attend(session: Session, segmented: object, point: object, shown: object = None) -> tuple[list[View], str]:

@@ -97,16 +97,15 @@ class _Image:
 
     def run(self, base: Base, step: str, attend: Attend) -> Tensor:
         """Cosines of the patches with the classes, ``[B, C, N]``, after so much of CDAM."""
-        grid = self.tower.grid(self.pixels)
         last = base.prepare(self.tower, self.pixels)
         augmented = step in STEPS[3:]
         words = self.text if augmented else self.text[: self.classes]
-        similarity = words @ base.first_pass(self.tower, last).mT
+        similarity = base.similarity(base.first_pass(self.tower, last), words, last.grid)
         if step == STEPS[0]:
-            return similarity
+            return similarity.flatten(2)
         scales = (1.0,) if step == STEPS[1] else SCALES
-        attended = attend(similarity.reshape(*similarity.shape[:2], *grid), last.patch_values, scales=scales)
-        cosines = self.text[: self.classes] @ base.finish(self.tower, last, attended).mT
+        features = base.finish(self.tower, last, attend(similarity, last.patch_values, scales=scales))
+        cosines = base.similarity(features, self.text[: self.classes], last.grid).flatten(2)
         if step == STEPS[-1]:
             probability, label = torch.softmax(50 * cosines, dim=1).max(1)
             label.masked_fill_(probability < entropy_threshold(cosines)[:, None], 0)

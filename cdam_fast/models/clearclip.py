@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from torch import Tensor
 
 from cdam_fast.compat import scaled_dot_product_attention
 from cdam_fast.models.base import Base, LastBlock
-from cdam_fast.models.tower import project, split_heads
+from cdam_fast.models.blocks import Block
 
 
-def _query_query(block: Any, last: LastBlock, applied_to: Tensor) -> Tensor:
-    queries = split_heads(block, project(block, last.tokens, "q"))
-    return scaled_dot_product_attention(queries[:, :, 1:], queries, applied_to)
+def _query_query(block: Block, last: LastBlock, applied_to: Tensor) -> Tensor:
+    queries = block.split_heads(block.project(last.tokens, "q"))
+    return scaled_dot_product_attention(queries[:, :, last.first_patch :], queries, applied_to)
 
 
 CLEARCLIP = Base("clearclip", _query_query, keeps_residual=False, keeps_mlp=False)

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from torch import Tensor
 
 from cdam_fast.models.base import Base, LastBlock
+from cdam_fast.models.blocks import Block
 
 
-def _identity(block: Any, last: LastBlock, applied_to: Tensor) -> Tensor:
-    return applied_to[:, :, 1:]
+def _identity(block: Block, last: LastBlock, applied_to: Tensor) -> Tensor:
+    return applied_to[:, :, last.first_patch :]
 
 
 MASKCLIP = Base("maskclip", _identity, keeps_residual=True, keeps_mlp=True)

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from torch import Tensor
 
 from cdam_fast.compat import scaled_dot_product_attention
 from cdam_fast.models.base import Base, LastBlock
-from cdam_fast.models.tower import project, split_heads
+from cdam_fast.models.blocks import Block
 
 
-def _query_query_and_key_key(block: Any, last: LastBlock, applied_to: Tensor) -> Tensor:
+def _query_query_and_key_key(block: Block, last: LastBlock, applied_to: Tensor) -> Tensor:
     attended = []
     for part in "qk":
-        x = split_heads(block, project(block, last.tokens, part))
-        attended.append(scaled_dot_product_attention(x[:, :, 1:], x, applied_to))
+        x = block.split_heads(block.project(last.tokens, part))
+        attended.append(scaled_dot_product_attention(x[:, :, last.first_patch :], x, applied_to))
     return attended[0] + attended[1]
 
 

@@ -1,73 +1,93 @@
-"""The image tower of a CLIP, through names that open_clip 2.24 to current and OpenAI's own code share."""
+"""The image tower of a CLIP: its pixels, its tokens and its blocks, behind one class for all kinds of models."""
 
 from __future__ import annotations
 
 import copy
-import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from cdam_fast.arguments import FLOATING
 from cdam_fast.compat import refusal_of_dtype
-from cdam_fast.models.wrapped import unwrap
+from cdam_fast.models.blocks import Block
+from cdam_fast.models.towers.image_tower import TAKES, ImageTower
+from cdam_fast.models.towers.of_open_clip import OpenCLIPTower
+from cdam_fast.models.towers.of_timm import TimmTower
+from cdam_fast.models.towers.of_transformers import open_transformers
+from cdam_fast.models.wrapped import is_of_transformers, unwrap
 
 ResizePositions = Callable[[Tensor, tuple[int, int]], Tensor]
 """``[1, width, g_h, g_w]`` trained position embedding -> ``[1, width, h, w]``."""
-
-_STABLE = ("conv1", "class_embedding", "positional_embedding", "ln_pre", "transformer", "ln_post", "proj")
-_OF_A_BLOCK = ("attn", "ln_1", "mlp", "ln_2")
-_TAKES = "takes a CLIP of open_clip or of OpenAI's clip with a ViT image tower that has a CLS token"
 
 
 class Tower:
     """A checked view of a model's image tower; holds no weights of its own and changes none.
 
     Args:
-        model: an open_clip ``CLIP`` or ``CustomTextCLIP`` whose image tower is open_clip's own ViT with a CLS token, a
-            model of OpenAI's ``clip.load``, or one of a fork of either; also inside torch.compile, DataParallel,
-            DistributedDataParallel, FSDP of one process or a PEFT model.
+        model: one of these, also inside torch.compile, DataParallel, DistributedDataParallel, FSDP of one process or a
+            PEFT model:
+
+            - an open_clip ``CLIP`` or ``CustomTextCLIP`` whose image tower is open_clip's own ViT, a model of OpenAI's
+              ``clip.load``, or one of a fork of either;
+            - an open_clip model whose image tower is timm's ``VisionTransformer``, with or without a CLS token, as
+              SigLIP and SigLIP 2 have it;
+            - ``CLIPModel``, ``SiglipModel`` (SigLIP 2 of a fixed size too) or the image tower alone,
+              ``CLIPVisionModelWithProjection`` or ``SiglipVisionModel``, of transformers.
+
+    SigLIP pools the patches by an attention with one learnt query. A patch's own feature is what that pooling gives of
+    the patch alone, MaskCLIP's rule for attention pooling: the value and output projections, then the pooling's MLP.
 
     Raises:
-        TypeError: no such model, TorchScript included. ValueError: an image tower without a CLS token (ResNet, timm,
-            EVA), with attentional pooling (CoCa), with another attention than ``nn.MultiheadAttention``, or whose
-            weights are divided over processes.
+        TypeError: no such model, TorchScript included. ValueError: another image tower (ResNet, ConvNeXt, EVA, hybrid),
+            register tokens, attentional pooling of open_clip's own ViT (CoCa), another attention than the usual, an
+            image tower of transformers without the projection to the shared space, weights that are divided over
+            processes.
     """
 
-    visual: Any
-    """The image tower itself."""
-    blocks: Any
-    """Its transformer blocks, a sequence of modules."""
+    blocks: Sequence[Block]
+    """Its transformer blocks, first to last."""
     patch: tuple[int, int]
     """Height and width of a patch in pixels."""
     trained_grid: tuple[int, int]
     """Rows and columns of the position embedding."""
     embedding_size: int
     """Length of the features that image and text share."""
+    has_cls: bool
+    """Whether a CLS token stands before the patches."""
 
     def __init__(self, model: object) -> None:
-        self.visual = _checked_tower(unwrap(model))
-        self.blocks = _blocks(self.visual)
-        for block in self.blocks:
-            _check_block(block)
-        self.patch = tuple(self.visual.conv1.kernel_size)
-        self.trained_grid = _trained_grid(self.visual)
-        self.embedding_size = int(self.visual.proj.shape[1])
+        self._read(_open(unwrap(model)))
+
+    def _read(self, parts: ImageTower) -> None:
+        self._parts = parts
+        self.blocks = parts.blocks
+        self.patch = tuple(parts.convolution.kernel_size)
+        self.trained_grid = parts.trained_grid
+        self.embedding_size = parts.embedding_size
+        self.has_cls = parts.cls_token is not None
+
+    @property
+    def visual(self) -> Any:
+        """The module that has the weights."""
+        return self._parts.visual
 
     @property
     def dtype(self) -> torch.dtype:
         """Of the weights."""
-        dtype: torch.dtype = self.visual.conv1.weight.dtype
+        dtype: torch.dtype = self._parts.convolution.weight.dtype
         return dtype
 
     @property
     def device(self) -> torch.device:
         """Of the weights."""
-        device: torch.device = self.visual.conv1.weight.device
+        device: torch.device = self._parts.convolution.weight.device
         return device
+
+    def statistics(self, name: str) -> Sequence[float]:
+        """``image_mean`` or ``image_std`` of red, green and blue in [0, 1]: the model's own, or those of its kind."""
+        return self._parts.statistics(name)
 
     def to(self, dtype: torch.dtype | None, device: torch.device | str | None) -> Tower:
         """Itself, or a tower on a copy of the weights where dtype or device differ; None is as it is."""
@@ -78,10 +98,10 @@ class Tower:
             raise ValueError(f"dtype: {reason}")
         if target == self.device and dtype in (None, self.dtype):
             return self
+        visual = copy.deepcopy(self.visual).to(target, dtype)
         other = copy.copy(self)
-        other.visual = copy.deepcopy(self.visual).to(target, dtype)
-        _restore_casting_norms(other.visual, other.dtype)
-        other.blocks = _blocks(other.visual)
+        other._read(type(self._parts)(visual))
+        _restore_casting_norms(visual, other.dtype)
         return other
 
     def grid(self, pixels: Tensor) -> tuple[int, int]:
@@ -110,81 +130,46 @@ class Tower:
         return pixels.to(self.dtype)
 
     def embed(self, pixels: Tensor, resize: ResizePositions) -> Tensor:
-        """Tokens before the first block, CLS first: ``[B, 3, H, W] -> [B, N+1, width]``.
+        """Tokens before the first block: ``[B, 3, H, W] -> [B, N+1, width]``, CLS first; ``[B, N, width]`` without.
 
         In training mode too: patch dropout is left out, a dense result needs every patch.
         """
-        visual = self.visual
-        x = visual.conv1(pixels).flatten(2).mT
-        x = torch.cat((visual.class_embedding.to(x.dtype).expand(len(x), 1, -1), x), 1)
-        x = x + self._positions(self.grid(pixels), resize).to(x.dtype)
-        tokens: Tensor = visual.ln_pre(x)
-        return tokens
+        x = self._parts.embed_patches(pixels)
+        cls_token = self._parts.cls_token
+        if cls_token is not None:
+            x = torch.cat((cls_token.to(x.dtype).expand(len(x), 1, -1), x), 1)
+        return self._parts.before_blocks(x + self._positions(self.grid(pixels), resize).to(x.dtype))
+
+    def project_features(self, x: Tensor) -> Tensor:
+        """Tokens after the last block to the shared space, each by itself, ``[B, L, width] -> [B, L, D]``."""
+        return self._parts.project_features(x)
 
     def _positions(self, grid: tuple[int, int], resize: ResizePositions) -> Tensor:
-        positions: Tensor = self.visual.positional_embedding
+        positions = self._parts.positions
         if grid == self.trained_grid:
             return positions
-        cls_token, patches = positions[:1], positions[1:]
+        first_patch = int(self.has_cls)
+        cls_token, patches = positions[:first_patch], positions[first_patch:]
         if patches.dtype in (torch.float16, torch.bfloat16):
             patches = patches.float()
         resized = resize(patches.mT.reshape(1, -1, *self.trained_grid), grid)
         return torch.cat((cls_token.to(patches.dtype), resized[0].flatten(1).mT))
 
 
-def _checked_tower(model: object) -> Any:
+def _open(model: object) -> ImageTower:
+    """The image tower of a model, by its kind."""
     name = type(model).__name__
     if isinstance(model, torch.jit.ScriptModule):
-        raise TypeError(f"model: got TorchScript, {_TAKES}, in Python (clip.load(..., jit=False))")
-    if type(model).__module__.split(".")[0] == "transformers":
-        raise TypeError(f"model: got {name} of transformers, {_TAKES}; open_clip.create_model has the same weights")
+        raise TypeError(f"model: got TorchScript, {TAKES}, in Python (clip.load(..., jit=False))")
+    if is_of_transformers(model):
+        return open_transformers(model)
     if not isinstance(model, nn.Module):
-        raise TypeError(f"model: got {name}, {_TAKES}")
+        raise TypeError(f"model: got {name}, {TAKES}")
     visual: Any = unwrap(getattr(model, "visual", None))
     is_module = isinstance(visual, nn.Module)
     if not is_module:
-        raise TypeError(f"model: got {name} without an image tower, {_TAKES}")
-    missing = [part for part in _STABLE if getattr(visual, part, None) is None]
-    if missing:
-        raise ValueError(f"model: got the image tower {type(visual).__name__} without {missing[0]}, {_TAKES}")
-    if getattr(visual, "attn_pool", None) is not None:
-        raise ValueError(f"model: got an image tower with attentional pooling, {_TAKES} and no such pooling")
-    if not hasattr(visual.conv1, "kernel_size") or not hasattr(visual.transformer, "resblocks"):
-        kind = type(visual.conv1).__name__ + ", " + type(visual.transformer).__name__
-        raise ValueError(f"model: got an image tower of {kind}, {_TAKES}: a convolution, then resblocks")
-    weight = visual.conv1.weight
-    if weight.dim() != 4 or hasattr(weight, "full_tensor"):
-        raise ValueError("model: got weights that are divided over processes, takes whole ones on one device")
-    return visual
-
-
-def _check_block(block: Any) -> None:
-    missing = [part for part in _OF_A_BLOCK if getattr(block, part, None) is None]
-    if missing:
-        raise ValueError(f"model: got blocks of type {type(block).__name__} without {missing[0]}, {_TAKES}")
-    if not isinstance(block.attn, nn.MultiheadAttention):
-        kind = type(block.attn).__name__
-        hint = "; merge the adapters into the weights first" if hasattr(block.attn, "base_layer") else ""
-        raise ValueError(f"model: got attention of type {kind}, takes PyTorch's nn.MultiheadAttention{hint}")
-    if block.attn.in_proj_weight is None or block.attn.in_proj_bias is None:
-        raise ValueError("model: got attention without a joint projection and its bias, which CLIP's has")
-
-
-def _blocks(visual: Any) -> list[Any]:
-    return [unwrap(block) for block in visual.transformer.resblocks]
-
-
-def _trained_grid(visual: Any) -> tuple[int, int]:
-    """OpenAI's towers are square and do not say so."""
-    patches = len(visual.positional_embedding) - 1
-    side = math.isqrt(max(patches, 0))
-    rows, columns = getattr(visual, "grid_size", None) or (side, side)
-    if rows * columns != patches:
-        raise ValueError(
-            f"model: got {patches + 1} position embeddings, takes one for the CLS token and one for each patch of "
-            f"{rows}x{columns}"
-        )
-    return int(rows), int(columns)
+        raise TypeError(f"model: got {name} without an image tower, {TAKES}")
+    return TimmTower(visual) if hasattr(visual, "trunk") else OpenCLIPTower(visual)
 
 
 def _restore_casting_norms(visual: nn.Module, dtype: torch.dtype) -> None:
@@ -195,43 +180,3 @@ def _restore_casting_norms(visual: nn.Module, dtype: torch.dtype) -> None:
                 module(torch.zeros(module.normalized_shape, dtype=dtype, device=module.weight.device))
             except RuntimeError:
                 module.float()
-
-
-def run_block(block: Any, x: Tensor) -> Tensor:
-    """One unchanged block, ``[B, L, width] -> [B, L, width]``; older open_clip puts the tokens first."""
-    result: Tensor = block(x) if block.attn.batch_first else block(x.transpose(0, 1)).transpose(0, 1)
-    return result
-
-
-def project(block: Any, tokens: Tensor, part: str) -> Tensor:
-    """Query, key or value projection of normalised tokens, ``[B, L, width] -> [B, L, width]``; part: q, k or v."""
-    start = "qkv".index(part) * tokens.shape[-1]
-    rows = slice(start, start + tokens.shape[-1])
-    return functional.linear(tokens, block.attn.in_proj_weight[rows], block.attn.in_proj_bias[rows])
-
-
-def split_heads(block: Any, x: Tensor) -> Tensor:
-    """``[B, L, width] -> [B, heads, L, width / heads]``."""
-    return x.reshape(*x.shape[:2], block.attn.num_heads, -1).transpose(1, 2)
-
-
-def join_heads(x: Tensor) -> Tensor:
-    """``[B, heads, L, d] -> [B, L, heads * d]``."""
-    return x.transpose(1, 2).flatten(2)
-
-
-def attention_output(block: Any, attended: Tensor) -> Tensor:
-    """Output projection and layer scale, ``[B, L, width] -> [B, L, width]``."""
-    return _scaled(block, "ls_1", block.attn.out_proj(attended))
-
-
-def add_mlp(block: Any, x: Tensor) -> Tensor:
-    """The MLP with its residual, ``[B, L, width] -> [B, L, width]``."""
-    return x + _scaled(block, "ls_2", block.mlp(block.ln_2(x)))
-
-
-def _scaled(block: Any, name: str, x: Tensor) -> Tensor:
-    """Layer scale, which OpenAI's blocks do not have."""
-    scale = getattr(block, name, None)
-    scaled: Tensor = x if scale is None else scale(x)
-    return scaled

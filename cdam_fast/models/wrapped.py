@@ -22,3 +22,8 @@ def unwrap(model: Any) -> Any:
             break
         model = inside
     return model
+
+
+def is_of_transformers(thing: object) -> bool:
+    """Whether this is a model, tokenizer or processor of transformers, or of a class made from one of theirs."""
+    return any(kind.__module__.split(".")[0] == "transformers" for kind in type(thing).__mro__)

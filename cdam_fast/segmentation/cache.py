@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from cdam_fast.arguments import plain
-from cdam_fast.models import Tokenizer, same_features, text_features, tokenize
+from cdam_fast.models import IMAGE_WEIGHTS, Tokenizer, same_features, text_features, tokenize
 
 Template = Callable[[str], str]
 
@@ -55,7 +55,7 @@ def fingerprint(model: nn.Module, tokenizer: Tokenizer, templates: Sequence[Temp
     """Equal for models with the same text weights and tokenizers that make the same of the templates."""
     digest = hashlib.sha256(b"2")  # the format of the file
     for name, value in sorted(model.state_dict().items()):
-        if not name.startswith("visual.") and isinstance(value, Tensor):
+        if not name.startswith(IMAGE_WEIGHTS) and isinstance(value, Tensor):
             digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
             digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     _update(digest, tokenize(tokenizer, [template("thing") for template in templates]))
@@ -86,7 +86,7 @@ def _update(digest: hashlib._Hash, tokens: Tensor) -> None:
 
 def _dtype(model: nn.Module) -> torch.dtype:
     """The coarsest of the text tower, which says how far its features move from machine to machine."""
-    own = {value.dtype for name, value in model.named_parameters() if not name.startswith("visual.")}
+    own = {value.dtype for name, value in model.named_parameters() if not name.startswith(IMAGE_WEIGHTS)}
     return next((dtype for dtype in (torch.bfloat16, torch.float16, torch.float32) if dtype in own), torch.float64)
 
 

@@ -32,6 +32,7 @@ class Options(NamedTuple):
     stride: int
     batch_size: int
     graph: bool
+    refine: bool
     map: dict[str, Any]
 
 
@@ -49,6 +50,7 @@ def check_options(
     stride: object,
     batch_size: object,
     graph: object,
+    refine: object,
     device: object,
     map_options: dict[str, Any],
 ) -> Options:
@@ -78,6 +80,7 @@ def check_options(
         alpha=check_positive("alpha", (2.0 if tower.patch == (32, 32) else 2.5) if alpha is None else alpha),
         logit_scale=check_positive("logit_scale", logit_scale),
         graph=_graph(graph, with_map, options["backend"], tower.device if device is None else check_device(device)),
+        refine=check_flag("refine", refine),
         map=options,
         **checked,
     )
@@ -148,21 +151,15 @@ def _map(tower: Tower, window: int, map_options: dict[str, Any]) -> dict[str, An
 
 
 def normalisation(tower: Tower, image_mean: object, image_std: object) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation of the pixels, ``[3, 1, 1]`` each: as given, or the model's own, or CLIP's.
+    """Mean and standard deviation of the pixels, ``[3, 1, 1]`` each: as given, or the model's own, or its kind's.
 
     Raises:
         TypeError, ValueError: anything but three finite numbers, positive ones for the deviation.
     """
-    from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
-
     dtype = working_dtype(tower.dtype)
     tensors = []
-    for name, given, default in (
-        ("image_mean", image_mean, OPENAI_DATASET_MEAN),
-        ("image_std", image_std, OPENAI_DATASET_STD),
-    ):
-        own = getattr(tower.visual, name, None) or default
-        values = check_channels(name, own if given is None else given)
+    for name, given in (("image_mean", image_mean), ("image_std", image_std)):
+        values = check_channels(name, tower.statistics(name) if given is None else given)
         tensors.append(torch.tensor(values, dtype=dtype, device=tower.device).view(3, 1, 1))
     mean, deviation = tensors
     return mean, deviation

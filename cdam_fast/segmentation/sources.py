@@ -6,6 +6,7 @@ import difflib
 import importlib.util
 import json
 import os
+import re
 from collections.abc import Callable, Mapping
 from copy import deepcopy
 from pathlib import Path
@@ -17,6 +18,9 @@ from cdam_fast.segmentation.download import CONFIGURATION, file_of_hub, weights_
 TINY = "tiny"
 """The model that comes with the package."""
 _DATA = Path(__file__).parents[1] / "data"
+
+_TIMM_VIT = re.compile(r"vit_[a-z0-9]+_patch\d+_(siglip|clip|gap)_.*")
+"""Names of timm for its plain ViT with an embedding of the image, which `cdam_fast.models.Tower` takes."""
 
 _FILES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt", ".npz", ".npy")
 _PREFERRED = (
@@ -223,10 +227,10 @@ def _check_config(config: Any, title: str) -> None:
     parts = ("vision_cfg", "text_cfg")
     if not isinstance(config, dict) or "embed_dim" not in config or not all(_is_dict(config.get(p)) for p in parts):
         raise ValueError(f"model_name: {title} is no open_clip model configuration (embed_dim, vision_cfg, text_cfg)")
-    if "timm_model_name" in config["vision_cfg"] or isinstance(config["vision_cfg"].get("layers"), (list, tuple)):
-        kind = config["vision_cfg"].get("timm_model_name", "a ResNet")
+    of_timm = config["vision_cfg"].get("timm_model_name")
+    if isinstance(config["vision_cfg"].get("layers"), (list, tuple)) or (of_timm and not _TIMM_VIT.match(str(of_timm))):
         raise ValueError(
-            f"model_name: the image tower of {title} is {kind}, takes open_clip's own ViT with a CLS token"
+            f"model_name: the image tower of {title} is {of_timm or 'a ResNet'}, takes open_clip's own ViT or SigLIP's"
         )
     needs = [key for key in ("hf_model_name", "hf_tokenizer_name") if config["text_cfg"].get(key)]
     if needs and importlib.util.find_spec("transformers") is None:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from cdam_fast.arguments import FLOATING, working_dtype
-from cdam_fast.models import Tokenizer, Tower, class_features
+from cdam_fast.models import Tokenizer, Tower, as_tokenizer, class_features
 from cdam_fast.prompts import AUGMENTED_TEXT_PROMPTS
 from cdam_fast.segmentation.cache import cached_features, open_cache, word_keys
 from cdam_fast.segmentation.words import Words, check_class_names
@@ -71,7 +71,7 @@ def build_texts(
     if missing and tokenizer is not None:
         checked = _check_templates(templates)
         every = tuple(dict.fromkeys(word for name in missing for word in wanted[name]))
-        made = _features(model, tokenizer, every, checked, cache_dir)
+        made = _features(model, as_tokenizer(tokenizer, model), every, checked, cache_dir)
         _check_features("model's text tower", made, embedding_size, None)
         index = {word: i for i, word in enumerate(every)}
         given |= {name: made[[index[word] for word in wanted[name]]] for name in missing}

@@ -12,6 +12,7 @@ from PIL import Image
 
 from cdam_fast import cli, testing
 from cdam_fast.measuring import bench, inputs, measure, report
+from cdam_fast.models import BASES
 from cdam_fast.prompts import AUGMENTED_TEXT_PROMPTS, VOC21
 
 QUICK = ["bench", "--grid", "6", "--classes", "20", "--compile", "none", "--runs", "2"]
@@ -208,7 +209,7 @@ def test_end_to_end_prints_every_base_and_what_cdam_adds(tmp_path, photograph, c
     assert cli.main([*arguments, "--image", photograph, "--json", str(json_path)]) == 0
     assert "over base" in capsys.readouterr().out
     rows = json.loads(json_path.read_text())["rows"]
-    assert {row["base"] for row in rows} == {"maskclip", "sclip", "clearclip", "gem"}
+    assert {row["base"] for row in rows} == set(BASES)
     alone = {row["base"]: row for row in rows if row["step"] == "base"}
     for row in rows:
         assert row["status"] == "ok"

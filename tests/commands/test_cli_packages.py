@@ -8,7 +8,8 @@ import torch
 from PIL import Image
 
 from cdam_fast import cli
-from cdam_fast.commands import env, fonts, pictures
+from cdam_fast.commands import env
+from cdam_fast.segmentation import fonts, pictures
 
 # --- packages that are not there
 

@@ -11,9 +11,11 @@ from PIL import Image
 from saved_photo import save_photo
 
 from cdam_fast import CDAMSegmenter, cli
-from cdam_fast.commands import photos, pictures
+from cdam_fast.commands import photos
 from cdam_fast.commands.classes import parse_classes
 from cdam_fast.errors import UsageError
+from cdam_fast.segmentation import pictures
+from cdam_fast.segmentation.palette import palette
 
 CLASSES = "background,cat|kitten,dog,sky"
 
@@ -81,7 +83,7 @@ def test_overlay_shows_the_colours_and_has_a_legend(segment, photo, out):
 
 def test_legend_names_every_class_even_a_hundred():
     names = [f"a class with a long name, number {i}" for i in range(100)]
-    colours = pictures.palette(100, 0)
+    colours = palette(100, 0)
     assert len(set(colours)) == 100
     entries = [pictures.Entry(i, name, 0.01) for i, name in enumerate(names)]
     whole = pictures.overlay(torch.zeros(3, 20, 30, dtype=torch.uint8), torch.zeros(20, 30).long(), colours, entries, 0)

@@ -58,7 +58,10 @@ def opened(address, width=1280, height=1500):
         try:
             page = browser.new_page(viewport={"width": width, "height": height})
             page.elsewhere = []
-            page.on("request", lambda request: page.elsewhere.append(request.url) if not _is_near(request.url, address) else None)
+            page.on(
+                "request",
+                lambda request: page.elsewhere.append(request.url) if not _is_near(request.url, address) else None,
+            )
             page.set_default_timeout(20_000)
             page.goto(address)
             page.locator("#segment").wait_for()

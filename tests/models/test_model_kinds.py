@@ -7,13 +7,13 @@ import pytest
 import torch
 from openai_clip import in_half_precision, openai_model
 from torch import nn
-from towers import plain_features, small_model
+from towers import WRITTEN_OUT, plain_features, small_model
 
 from cdam_fast import CDAMSegmenter
 from cdam_fast.compat import refusal_of_dtype
-from cdam_fast.models import BASES, Tower, dense_features, text_features, unwrap
+from cdam_fast.models import Tower, dense_features, text_features, unwrap
 
-every_base = pytest.mark.parametrize("base", BASES)
+every_base = pytest.mark.parametrize("base", WRITTEN_OUT)
 PROMPTS = ["a photo of a cat.", "sky", "a photo of a dark blue potted plant near a dining table."]
 SIZES = {"short_side": 64, "window": 64, "stride": 32, "scales": (1.0,)}
 NAMES = ["background", "cat", "dog", "sofa"]

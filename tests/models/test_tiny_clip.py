@@ -12,10 +12,9 @@ import tiny_table
 import tiny_train
 import torch
 from torch.nn import functional
-from towers import plain_features
+from towers import WRITTEN_OUT, plain_features
 
 from cdam_fast import entropy_threshold, reference
-from cdam_fast.models import BASES
 
 DATA = Path(__file__).parents[1] / "data"
 
@@ -72,7 +71,7 @@ def plain_labels(model, texts, pixels, base, cdam):
     return torch.where(most < threshold, 0, labels)
 
 
-@pytest.mark.parametrize("base", BASES)
+@pytest.mark.parametrize("base", WRITTEN_OUT)
 @pytest.mark.parametrize("cdam", [False, True], ids=["base", "cdam"])
 def test_labels_are_those_of_the_plain_computation(tiny, scenes, base, cdam):
     model, tokenizer = tiny

@@ -3,10 +3,9 @@
 import pytest
 import torch
 from torch.nn import functional
-from towers import small_model
+from towers import WRITTEN_OUT, small_model
 
 from cdam_fast import CDAMSegmenter
-from cdam_fast.models import BASES
 
 NAMES = ["background", ["cat", "kitten"], "dog", ["sofa", "couch", "settee"]]
 
@@ -14,7 +13,7 @@ NAMES = ["background", ["cat", "kitten"], "dog", ["sofa", "couch", "settee"]]
 CLASSES = (0, 1, 1, 2, 3, 3, 3)
 
 
-every_base = pytest.mark.parametrize("base", BASES)
+every_base = pytest.mark.parametrize("base", WRITTEN_OUT)
 
 
 def text(rows, seed=0, size=32):

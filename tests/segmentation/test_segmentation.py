@@ -11,7 +11,6 @@ from towers import plain_features, small_model
 
 from cdam_fast import CDAMSegmenter, entropy_threshold, reference
 from cdam_fast.models import LastBlock
-from cdam_fast.models.tower import project
 
 # the entropy of random models is often too low for Eq. 4, and one test is about what is said then
 pytestmark = pytest.mark.filterwarnings("ignore:threshold:UserWarning")
@@ -45,8 +44,8 @@ def test_recorded_segmentation(golden_tower, golden_clip, golden_segmentation, m
 
     def from_recorded_tokens(base, tower, pixels):
         block = tower.blocks[-1]
-        tokens = block.ln_1(x[None])
-        return LastBlock(tokens, project(block, tokens, "v"), x[None, 1:])
+        tokens = block.normalise(x[None])
+        return LastBlock(tokens, block.project(tokens, "v"), x[None, 1:], (28, 28))
 
     monkeypatch.setattr("cdam_fast.models.base.Base.prepare", from_recorded_tokens)
     pixels = torch.zeros(1, 3, 448, 448)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import colorsys
+import io
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,29 +11,12 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from cdam_fast.commands.fonts import font_for, plain_font
-
-Colour = tuple[int, int, int]
-
-MOST_CLASSES = 256
-"""Of a palette."""
+from cdam_fast.segmentation.fonts import font_for, plain_font
+from cdam_fast.segmentation.palette import Colour
 
 _LEAST_WIDTH, _LARGEST = 720, 2400  # pixels of the overlay: a legend that can be read, a file that opens
 _TINT = 0.55
 _INK, _PAPER, _FAINT = (24, 24, 27), (255, 255, 255), (113, 113, 122)
-
-
-def palette(count: int, background: int | None) -> list[Colour]:
-    """A colour for each class, neighbours far apart in hue; the background is black."""
-    colours: list[Colour] = []
-    for i in range(count):
-        hue = (0.02 + i * 0.618034) % 1
-        saturation, value = ((0.85, 0.95), (0.55, 1.0), (0.95, 0.65))[i // 7 % 3]
-        red, green, blue = colorsys.hsv_to_rgb(hue, saturation, value)
-        colours.append((round(255 * red), round(255 * green), round(255 * blue)))
-    if background is not None:
-        colours[background] = (0, 0, 0)
-    return colours
 
 
 def label_picture(labels: Tensor, colours: Sequence[Colour]) -> Any:
@@ -59,15 +42,25 @@ class Entry:
 def overlay(
     photo: Tensor, labels: Tensor, colours: Sequence[Colour], entries: Sequence[Entry], background: int | None
 ) -> Any:
-    """The photograph tinted by class, outlines between classes, a legend below; a PIL image.
+    """The photograph tinted by class, outlines between classes, names in them, a legend below; a PIL image.
 
     Small photographs are enlarged and large ones reduced, so that lines and letters have a readable size.
     """
+    size = _readable_size(*labels.shape)
+    return _above_legend(tinted(photo, labels, colours, entries, background, size), colours, entries)
+
+
+def tinted(
+    photo: Tensor,
+    labels: Tensor,
+    colours: Sequence[Colour],
+    entries: Sequence[Entry],
+    background: int | None,
+    size: tuple[int, int],
+) -> Any:
+    """`overlay` without its legend, of this width and height."""
     from PIL import Image
 
-    height, width = labels.shape
-    factor = min(max(1.0, _LEAST_WIDTH / width), _LARGEST / max(height, width))
-    size = (max(1, round(width * factor)), max(1, round(height * factor)))
     image = Image.fromarray(photo.permute(1, 2, 0).cpu().numpy()).resize(size, Image.Resampling.LANCZOS)
     plain = label_picture(labels, colours).resize(size, Image.Resampling.NEAREST)
     classes = np.asarray(plain)
@@ -76,11 +69,42 @@ def overlay(
     strength = np.where(classes == background, 0.35, _TINT)[..., None]
     pixels = pixels * (1 - strength) + tint * strength
     pixels[_outline(classes, max(1, round(size[0] / 700)))] = 255
-    tinted = Image.fromarray(pixels.round().astype(np.uint8))
-    legend = _legend(max(size[0], _LEAST_WIDTH), colours, entries)
-    whole = Image.new("RGB", (legend.width, size[1] + legend.height), _PAPER)
-    whole.paste(tinted, ((legend.width - size[0]) // 2, 0))
-    whole.paste(legend, (0, size[1]))
+    picture = Image.fromarray(pixels.round().astype(np.uint8))
+    _name_regions(picture, classes, [entry for entry in entries if entry.label != background])
+    return picture
+
+
+def label_figure(labels: Tensor, colours: Sequence[Colour], entries: Sequence[Entry], background: int | None) -> Any:
+    """The labels in their colours, the names in them and a legend below; a PIL image."""
+    from PIL import Image
+
+    plain = label_picture(labels, colours)
+    size = _readable_size(*labels.shape)
+    plain = plain.resize(size, Image.Resampling.NEAREST)
+    picture = plain.convert("RGB")
+    _name_regions(picture, np.asarray(plain), [entry for entry in entries if entry.label != background])
+    return _above_legend(picture, colours, entries)
+
+
+def as_png(image: Any) -> bytes:
+    """A PIL image as a PNG file."""
+    buffer = io.BytesIO()
+    image.save(buffer, format="PNG", optimize=image.mode == "P")
+    return buffer.getvalue()
+
+
+def _readable_size(height: int, width: int) -> tuple[int, int]:
+    factor = min(max(1.0, _LEAST_WIDTH / width), _LARGEST / max(height, width))
+    return max(1, round(width * factor)), max(1, round(height * factor))
+
+
+def _above_legend(picture: Any, colours: Sequence[Colour], entries: Sequence[Entry]) -> Any:
+    from PIL import Image
+
+    legend = _legend(max(picture.width, _LEAST_WIDTH), colours, entries)
+    whole = Image.new("RGB", (legend.width, picture.height + legend.height), _PAPER)
+    whole.paste(picture, ((legend.width - picture.width) // 2, 0))
+    whole.paste(legend, (0, picture.height))
     return whole
 
 
@@ -90,6 +114,44 @@ def _outline(classes: np.ndarray[Any, Any], thickness: int) -> np.ndarray[Any, A
         edge[:, shift:] |= classes[:, shift:] != classes[:, :-shift]
         edge[shift:] |= classes[shift:] != classes[:-shift]
     return edge
+
+
+def _name_regions(image: Any, classes: np.ndarray[Any, Any], entries: Sequence[Entry]) -> None:
+    """The name of each class where most of it is around, so that nobody needs the colours to tell classes apart."""
+    from PIL import ImageDraw
+
+    draw = ImageDraw.Draw(image)
+    letter = max(13, round(image.width / 50))
+    step = max(1, round(max(classes.shape) / 96))
+    for entry in entries:
+        name, font = _drawable(entry, letter)
+        row, column, around = _deepest(classes[::step, ::step] == entry.label)
+        width = font.getlength(name)
+        if around * step < letter / 2 or width > image.width:
+            continue
+        left = min(max(column * step - width / 2, 4), image.width - width - 4)
+        middle = min(max(row * step, letter), image.height - letter)
+        draw.rounded_rectangle(
+            (left - 4, middle - 0.75 * letter, left + width + 4, middle + 0.75 * letter), letter / 3, _INK
+        )
+        _write(draw, left, middle, name, _PAPER, font)
+
+
+def _deepest(mask: np.ndarray[Any, Any]) -> tuple[int, int, int]:
+    """Row and column of the place in the mask that is furthest from its edge, and how far that is."""
+    inside, depth = np.pad(mask, 1), 0
+    left = inside
+    while left.any():
+        inside, depth = left, depth + 1
+        left = inside.copy()
+        for axis in (0, 1):
+            for shift in (-1, 1):
+                left &= np.roll(inside, shift, axis)
+    places = np.argwhere(inside)
+    if len(places) == 0:
+        return 0, 0, 0
+    row, column = places[len(places) // 2] - 1
+    return int(row), int(column), depth
 
 
 def _legend(width: int, colours: Sequence[Colour], entries: Sequence[Entry]) -> Any:
