@@ -39,12 +39,17 @@ def find_port(host: str, port: int | None) -> int:
 
 def _taken(host: str, port: int) -> str | None:
     """Why a port cannot be listened on."""
+    takes = f"--host: got {host!r}, takes an address of this machine, such as {LOOPBACK}"
+    try:
+        socket.getaddrinfo(host, port)
+    except (OSError, UnicodeError):  # no name that there is, or that there can be
+        raise UsageError(takes) from None
     try:
         socket.create_server((host, port), family=_family(host)).close()
     except OSError as error:
-        if isinstance(error, socket.gaierror) or error.errno in _NO_ADDRESS:
-            raise UsageError(f"--host: got {host!r}, takes an address of this machine, such as {LOOPBACK}") from None
-        return reason_of(error)
+        if error.errno in _NO_ADDRESS:
+            raise UsageError(takes) from None
+        return os.strerror(error.errno) if error.errno else reason_of(error)
     return None
 
 

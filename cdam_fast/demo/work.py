@@ -14,7 +14,7 @@ from torch import Tensor
 
 from cdam_fast.demo.pictures import heat_picture, shown_size
 from cdam_fast.demo.session import Pair, Session, Words, as_words, now
-from cdam_fast.models import check_base
+from cdam_fast.models import BASES
 from cdam_fast.segmentation import Segmentation
 from cdam_fast.segmentation.class_lists import parse_class_list
 from cdam_fast.segmentation.images import resize_to, resize_to_patches
@@ -95,7 +95,8 @@ def parse_words(text: object) -> Words:
         raise PageError('words: type some, separated by commas, such as "cat, dog, sofa|couch"')
     if len(text) > LONGEST_TEXT:
         raise PageError(f"words: got {len(text)} characters, takes at most {LONGEST_TEXT}")
-    line = ",".join(part for part in text.strip().strip(",").splitlines() if part.strip())
+    lines = (line.strip(" \t,") for line in text.splitlines())
+    line = ",".join(filter(None, lines))
     with _said(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the segmenter says it again
         words = as_words(parse_class_list(line))
@@ -153,13 +154,14 @@ def segment(session: Session, path: object, text: object, base: object, cdam: bo
     photo, size = read(path, most_bytes)
     with _said(), warnings.catch_warnings(record=True) as heard:
         warnings.simplefilter("always")
-        name = check_base(base).name
+        if not isinstance(base, str) or base not in BASES:
+            raise PageError(f"base: got {base!r}, takes one of {', '.join(BASES)}")
         with session.lock:
-            pair = session.pair(words, name)
+            pair = session.pair(words, base)
             results, seconds = _timed(pair, photo, cdam)
-    views = tuple(_view(title, photo, result) for title, result in zip((f"{name} alone", f"{name} with CDAM"), results))
+    views = tuple(_view(title, photo, result) for title, result in zip((f"{base} alone", f"{base} with CDAM"), results))
     notes = tuple(dict.fromkeys(_of_words(str(one.message)) for one in heard if one.category is UserWarning))
-    return Segmented(photo, size, words, name, cdam, views, seconds, notes)
+    return Segmented(photo, size, words, base, cdam, views, seconds, notes)
 
 
 def _timed(pair: Pair, photo: Tensor, cdam: bool) -> tuple[list[Segmentation], Seconds]:
