@@ -51,12 +51,20 @@ class Answers:
         self.views, self.maps = views, maps
         self.outputs = [state, status, table, caption, *views, *maps]
 
-    def segment(self, photo: Any, words: Any, base: Any, cdam: Any) -> Shown:
+    def segment(self, photo: Any, words: Any, base: Any, cdam: Any, threshold: Any) -> Shown:
         """Labels, areas, times. photo is as the browser sent it, a file of the upload folder."""
         path = photo.get("path") if isinstance(photo, dict) else None
 
         def answer() -> Shown:
-            result = work.segment(self.session, path, words, base, bool(cdam), self.most_bytes)
+            result = work.segment(
+                self.session,
+                path,
+                words,
+                base,
+                cdam=bool(cdam),
+                threshold=bool(threshold),
+                most_bytes=self.most_bytes,
+            )
             return {
                 **self.cleared(),
                 self.state: result,

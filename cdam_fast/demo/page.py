@@ -59,16 +59,23 @@ def make_page(session: Session, most_bytes: int = MOST_BYTES) -> Any:
                 )
                 words = gr.Textbox(
                     label="words",
-                    info='by commas, synonyms by bars; with the word "background" a pixel may be none of the others',
+                    info="by commas, synonyms by bars",
                     placeholder="cat, sofa|couch, background",
                     value=shown[0][1] if shown else "",
                     lines=2,
                     elem_id="words",
                 )
                 base = gr.Radio(list(BASES), value="sclip", label="base", elem_id="base")
-                cdam = gr.Checkbox(
-                    value=True, label="CDAM", info="on: beside the base alone; off: the base alone", elem_id="cdam"
-                )
+                with gr.Row():
+                    cdam = gr.Checkbox(
+                        value=True, label="CDAM", info="beside the base alone", elem_id="cdam", min_width=140
+                    )
+                    threshold = gr.Checkbox(
+                        label="threshold",
+                        info='what no word fits is "background"',
+                        elem_id="threshold",
+                        min_width=140,
+                    )
                 button = gr.Button("Segment", variant="primary", elem_id="segment")
                 picked = gr.Examples(shown, [photo, words], label="examples", elem_id="examples") if shown else None
             with gr.Column(scale=7, min_width=300):
@@ -87,7 +94,7 @@ def make_page(session: Session, most_bytes: int = MOST_BYTES) -> Any:
             "page, and are removed after an hour.</p>",
             padding=False,
         )
-        _connect(answers, [photo, words, base, cdam], button, picked)
+        _connect(answers, [photo, words, base, cdam, threshold], button, picked)
     return page.queue(max_size=32)
 
 

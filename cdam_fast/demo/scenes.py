@@ -8,7 +8,7 @@ from typing import NamedTuple
 DATA = Path(__file__).parents[1] / "data"
 
 _OF_SCENES = "background, circle, square, triangle, star, cross, ring, heart, moon"
-_OF_PHOTOGRAPH = "astronaut, flag, space shuttle, face|hair, background"
+_OF_PHOTOGRAPH = "astronaut, flag, space shuttle, wall"
 
 
 class Example(NamedTuple):

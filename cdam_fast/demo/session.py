@@ -17,13 +17,22 @@ from cdam_fast.models import Tokenizer, Tower
 from cdam_fast.segmentation import CDAMSegmenter
 from cdam_fast.segmentation.class_files import ClassNames
 from cdam_fast.segmentation.load import load_clip, model_defaults
-from cdam_fast.segmentation.words import BACKGROUND, check_class_names
+from cdam_fast.segmentation.words import check_class_names
 
 KEPT = 8
 """Pairs of segmenters, which share the model's weights: what each has of its own are text features."""
 
 Words = tuple[tuple[str, ...], ...]
 """The synonyms of each class."""
+
+
+class Key(NamedTuple):
+    """What a pair of segmenters is made for."""
+
+    words: Words
+    base: str
+    threshold: bool = False
+    """Eq. 4 of the paper: a pixel that no word fits becomes the class "background"."""
 
 
 class Pair(NamedTuple):
@@ -71,7 +80,7 @@ class Session:
     def __init__(self, model: nn.Module, tokenizer: Tokenizer, name: str, **options: Any) -> None:
         self.model, self.tokenizer, self.name, self.options = model, tokenizer, name, options
         self.lock = threading.RLock()
-        self._pairs: OrderedDict[tuple[Words, str], Pair] = OrderedDict()
+        self._pairs: OrderedDict[Key, Pair] = OrderedDict()
 
     @classmethod
     def load(
@@ -89,26 +98,25 @@ class Session:
         model, tokenizer = load_clip(model_name, pretrained, target)
         model.visual = Tower(model).to(dtype, target).visual  # once, where each segmenter would copy it
         session = cls(model, tokenizer, str(model_name), **model_defaults(model_name))
-        segmenter = session.pair((("background",), ("thing",)), "maskclip").cdam
+        segmenter = session.pair(Key((("background",), ("thing",)), "maskclip")).cdam
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             segmenter(torch.rand(3, *[segmenter.options.short_side] * 2))
         return session
 
-    def pair(self, words: Words, base: str) -> Pair:
-        """The segmenters of these words and this base; made, or made before."""
+    def pair(self, key: Key) -> Pair:
+        """The segmenters of these words, this base and this threshold; made, or made before."""
         with self.lock:
-            if (words, base) not in self._pairs:
-                self._pairs[words, base] = self._made(words, base)
+            if key not in self._pairs:
+                self._pairs[key] = self._made(key)
                 while len(self._pairs) > KEPT:
                     self._pairs.popitem(last=False)
-            self._pairs.move_to_end((words, base))
-            return self._pairs[words, base]
+            self._pairs.move_to_end(key)
+            return self._pairs[key]
 
-    def _made(self, words: Words, base: str) -> Pair:
-        names: ClassNames = [list(synonyms) for synonyms in words]
-        with_background = any(word.casefold() == BACKGROUND for synonyms in words for word in synonyms)
-        options = {"base": base, "background": "entropy" if with_background else None, **self.options}
+    def _made(self, key: Key) -> Pair:
+        names: ClassNames = [list(synonyms) for synonyms in key.words]
+        options = {"base": key.base, "background": "entropy" if key.threshold else None, **self.options}
         cdam = CDAMSegmenter(self.model, self.tokenizer, names, **options)
         alone = CDAMSegmenter(
             self.model, None, names, cdam=False, text_features=cdam.texts.class_features.cpu(), **options

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from cdam_fast.demo.pictures import heat_picture, shown_size
-from cdam_fast.demo.session import Pair, Session, Words, as_words, now
+from cdam_fast.demo.session import Key, Pair, Session, Words, as_words, now
 from cdam_fast.models import BASES
 from cdam_fast.segmentation import Segmentation
 from cdam_fast.segmentation.class_lists import parse_class_list
@@ -74,8 +74,7 @@ class Segmented:
     """``[3, H, W]`` uint8."""
     size: tuple[int, int]
     """Width and height of the file's picture."""
-    words: Words
-    base: str
+    key: Key
     cdam: bool
     views: tuple[View, ...] = field(repr=False)
     seconds: Seconds
@@ -144,7 +143,9 @@ def _check_pixels(file: Path) -> None:
         raise PageError(f"photograph: got {width}x{height} pixels, takes at most {MOST_PIXELS // 10**6} million")
 
 
-def segment(session: Session, path: object, text: object, base: object, cdam: bool, most_bytes: int) -> Segmented:
+def segment(
+    session: Session, path: object, text: object, base: object, *, cdam: bool, threshold: bool, most_bytes: int
+) -> Segmented:
     """Labels of a photograph by the base alone, and with CDAM where it is on.
 
     Raises:
@@ -157,11 +158,12 @@ def segment(session: Session, path: object, text: object, base: object, cdam: bo
         if not isinstance(base, str) or base not in BASES:
             raise PageError(f"base: got {base!r}, takes one of {', '.join(BASES)}")
         with session.lock:
-            pair = session.pair(words, base)
+            key = Key(words, base, threshold)
+            pair = session.pair(key)
             results, seconds = _timed(pair, photo, cdam)
     views = tuple(_view(title, photo, result) for title, result in zip((f"{base} alone", f"{base} with CDAM"), results))
     notes = tuple(dict.fromkeys(_of_words(str(one.message)) for one in heard if one.category is UserWarning))
-    return Segmented(photo, size, words, base, cdam, views, seconds, notes)
+    return Segmented(photo, size, key, cdam, views, seconds, notes)
 
 
 def _timed(pair: Pair, photo: Tensor, cdam: bool) -> tuple[list[Segmentation], Seconds]:
@@ -219,7 +221,7 @@ def attend(session: Session, segmented: object, point: object, shown: object = N
         raise PageError(f"map: takes a photograph whose long side is at most {LONGEST_MAP} times the short one")
     if not segmented.maps:
         with _said(), session.lock:
-            _make_maps(session.pair(segmented.words, segmented.base), segmented)
+            _make_maps(session.pair(segmented.key), segmented)
     rows, columns = segmented.grid
     patch = (int(point[1] * rows // height), int(point[0] * columns // width))
     views = []
@@ -234,7 +236,7 @@ def _make_maps(pair: Pair, segmented: Segmented) -> None:
     photo = segmented.photo.to(segmenter.tower.device)
     pixels = segmenter.normalise(resize_to_patches(photo, segmenter.options.short_side, segmenter.tower.patch))
     segmented.grid[:] = segmenter.tower.grid(pixels)
-    segmented.maps[f"{segmented.base}'s own attention"] = segmenter.base_attention(pixels)[0].cpu()
+    segmented.maps[f"{segmented.key.base}'s own attention"] = segmenter.base_attention(pixels)[0].cpu()
     if segmented.cdam:
         segmented.maps["CDAM's map"] = segmenter.attention(pixels)[0].cpu()
 

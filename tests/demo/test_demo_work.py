@@ -12,7 +12,7 @@ from PIL import Image
 from cdam_fast import CDAMSegmenter
 from cdam_fast.demo import pictures, scenes, tables, work
 from cdam_fast.demo import session as session_module
-from cdam_fast.demo.session import Session
+from cdam_fast.demo.session import Key, Session
 from cdam_fast.prompts import CLASS_LISTS
 
 WORDS = "background, circle, square|rectangle, ring"
@@ -31,9 +31,13 @@ def scene(tmp_path_factory):
     return str(path)
 
 
+def segment(session, path, text, base, *, cdam=True, threshold=False):
+    return work.segment(session, path, text, base, cdam=cdam, threshold=threshold, most_bytes=LIMIT)
+
+
 @pytest.fixture(scope="module")
 def segmented(session, scene):
-    return work.segment(session, scene, WORDS, "sclip", True, LIMIT)
+    return segment(session, scene, WORDS, "sclip")
 
 
 # --- words
@@ -156,7 +160,7 @@ def test_a_large_photograph_is_reduced_and_its_size_kept(tmp_path):
 def test_areas_are_those_of_the_segmenter(segmented, scene):
     names = ["background", "circle", ["square", "rectangle"], "ring"]
     for view, cdam in zip(segmented.views, (False, True)):
-        segmenter = CDAMSegmenter.from_pretrained("tiny", class_names=names, base="sclip", cdam=cdam)
+        segmenter = CDAMSegmenter.from_pretrained("tiny", class_names=names, base="sclip", cdam=cdam, background=None)
         labels = segmenter(Image.open(scene)).labels
         assert [area.share for area in view.areas] == [(labels == i).double().mean().item() for i in range(4)]
         assert [area.name for area in view.areas] == ["background", "circle", "square", "ring"]
@@ -170,40 +174,49 @@ def test_times(segmented):
 
 
 def test_the_base_alone(session, scene):
-    result = work.segment(session, scene, WORDS, "clearclip", False, LIMIT)
+    result = segment(session, scene, WORDS, "clearclip", cdam=False)
     assert [view.title for view in result.views] == ["clearclip alone"]
     assert result.seconds.cdam is None
     views, _ = work.attend(session, result, (5, 5))
     assert [view.title for view in views] == ["clearclip's own attention"]
 
 
-def test_without_the_word_background_there_is_no_threshold(session, scene):
-    result = work.segment(session, scene, "circle, ring", "maskclip", True, LIMIT)
-    assert result.notes == ()
-    assert all(sum(area.share for area in view.areas) == pytest.approx(1) for view in result.views)
+def test_the_threshold(session, scene):
+    names = ["background", "circle", "square", "ring", "moon"]
+    result = segment(session, scene, ", ".join(names), "maskclip", threshold=True)
+    segmenter = CDAMSegmenter.from_pretrained("tiny", class_names=names, base="maskclip")
+    labels = segmenter(Image.open(scene)).labels
+    assert [area.share for area in result.views[1].areas] == [(labels == i).double().mean().item() for i in range(5)]
+    assert result.views != segment(session, scene, ", ".join(names), "maskclip").views
+
+
+def test_a_threshold_without_a_background_is_a_note(session, scene):
+    (note,) = segment(session, scene, "circle, ring", "maskclip", threshold=True).notes
+    assert "has no class" in note
+    assert segment(session, scene, "circle, ring", "maskclip").notes == ()
 
 
 def test_a_repeated_word_is_a_note(session, scene):
-    (note,) = work.segment(session, scene, "ring, circle, Ring", "maskclip", True, LIMIT).notes
+    (note,) = segment(session, scene, "ring, circle, Ring", "maskclip").notes
     assert note.startswith("words: in two classes: 'Ring'")
 
 
 @pytest.mark.parametrize("base", ["nothing", None, ["sclip"]])
 def test_a_base_that_there_is_not(session, scene, base):
     with pytest.raises(work.PageError, match=r"base: got .*, takes one of maskclip, sclip"):
-        work.segment(session, scene, WORDS, base, True, LIMIT)
+        segment(session, scene, WORDS, base)
 
 
 def test_segmenters_are_kept_for_the_words_that_were_asked_for_last(session, monkeypatch):
     monkeypatch.setattr(session_module, "KEPT", 2)
-    first = session.pair((("a",),), "sclip")
-    assert session.pair((("a",),), "sclip") is first
-    assert session.pair((("a",),), "gem") is not first
-    assert session.pair((("a",),), "sclip") is first
-    session.pair((("b",),), "sclip")  # the oldest, gem's, goes
-    assert session.pair((("a",),), "sclip") is first
+    first = session.pair(Key((("a",),), "sclip"))
+    assert session.pair(Key((("a",),), "sclip")) is first
+    assert session.pair(Key((("a",),), "gem")) is not first
+    assert session.pair(Key((("a",),), "sclip")) is first
+    session.pair(Key((("b",),), "sclip"))  # the oldest, gem's, goes
+    assert session.pair(Key((("a",),), "sclip")) is first
     assert len(session._pairs) == 2
-    assert session.pair((("b",),), "sclip").cdam.tower.visual is first.alone.tower.visual  # one set of weights
+    assert session.pair(Key((("b",),), "sclip")).cdam.tower.visual is first.alone.tower.visual  # one set of weights
 
 
 # --- maps
@@ -237,7 +250,7 @@ def test_a_click_before_there_is_a_result_is_said(session):
 
 def test_a_strip_has_labels_and_no_map(session, tmp_path):
     Image.new("RGB", (400, 80), (90, 80, 70)).save(tmp_path / "a.png")
-    result = work.segment(session, str(tmp_path / "a.png"), "ring, circle", "sclip", True, LIMIT)
+    result = segment(session, str(tmp_path / "a.png"), "ring, circle", "sclip")
     with pytest.raises(work.PageError, match="map: takes a photograph whose long side"):
         work.attend(session, result, (5, 5))
 
@@ -260,13 +273,13 @@ def test_the_largest_attention_is_the_brightest_and_the_patch_is_framed():
 
 def test_words_of_a_visitor_are_no_html(session, scene):
     word = "<img src=x onerror=alert(1)>"
-    result = work.segment(session, scene, f'{word}, "ring", <b>moon, background', "sclip", True, LIMIT)
+    result = segment(session, scene, f'{word}, "ring", <b>moon, background', "sclip")
     html = tables.table(result) + tables.times(result) + tables.refused(f"words: got {word!r}")
     assert not re.findall(r"<(img|b>moon)", html)
 
 
 def test_times_are_spoken():
-    result = work.Segmented(None, (1, 1), (), "sclip", True, (), work.Seconds(0.34, 0.012, 0.331), ("a < b",))
+    result = work.Segmented(None, (1, 1), Key((), "sclip"), True, (), work.Seconds(0.34, 0.012, 0.331), ("a < b",))
     text = re.sub("<[^>]*>", "", tables.times(result))
     assert text == "CDAM 12 ms of 340 ms from photograph to labels; the base alone took 331 ms.Note: a &lt; b"
     assert [tables.spoken(value) for value in (0.0042, 0.0421, 1.26, 42.4)] == ["4.2 ms", "42 ms", "1.3 s", "42 s"]
