@@ -77,7 +77,11 @@ def make_page(session: Session, most_bytes: int = MOST_BYTES) -> Any:
                         min_width=140,
                     )
                 button = gr.Button("Segment", variant="primary", elem_id="segment")
-                picked = gr.Examples(shown, [photo, words], label="examples", elem_id="examples") if shown else None
+                picked = (
+                    gr.Examples(shown, [photo, words], label="examples", elem_id="examples", api_visibility="private")
+                    if shown
+                    else None
+                )
             with gr.Column(scale=7, min_width=300):
                 answers = Answers(
                     session,

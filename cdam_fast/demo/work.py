@@ -255,5 +255,6 @@ def _said() -> Iterator[None]:
 
 def _of_words(message: str) -> str:
     name, colon, rest = message.partition(": ")
-    place = name.partition("[")[0]
-    return f"words: {rest}" if place == "class_names" else name + colon + rest
+    if name == "background":  # whose advice is of arguments
+        return 'threshold: off, as none of the words is "background"'
+    return f"words: {rest}" if name.partition("[")[0] == "class_names" else name + colon + rest

@@ -1,4 +1,7 @@
-"""A headless Chromium and a page in it, for the tests of the demo and its picture in the docs."""
+"""A headless Chromium and a page in it, for the tests of the demo and for its picture in the docs.
+
+``python tests/demo/browser.py docs/images/demo.png`` takes it: the page as it opens, after Segment and a click.
+"""
 
 import contextlib
 import os
@@ -103,3 +106,24 @@ def save(page, path):
     """A picture of the whole page."""
     page.screenshot(path=str(path), full_page=True)
     return Path(path)
+
+
+def main(path):
+    """The first example, segmented, and the map of its middle; reduced to a palette."""
+    from PIL import Image
+
+    with served() as (_, address), opened(address) as page:
+        segment(page)
+        status(page, "from photograph to labels")
+        page.locator("#view-1 img").wait_for()
+        page.locator("#view-1 img").click()
+        page.locator("#map-1 img").wait_for()
+        page.mouse.move(0, 0)
+        page.wait_for_timeout(1000)  # pictures fade in
+        save(page, path)
+    with Image.open(path) as picture:
+        picture.convert("RGB").quantize(160, dither=Image.Dither.NONE).save(path, optimize=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
