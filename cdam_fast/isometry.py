@@ -97,7 +97,8 @@ SPECTRA = (
 LEAST_RTOL = 1e-6
 """Beyond it are the roundings of float32."""
 
-_TILE = 1 << 16  # probabilities at a time: half a megabyte for a temporary of float64
+_TILE = {"cpu": 1 << 15}  # probabilities at a time: temporaries of float64 in the second-level cache
+_LARGE_TILE = 1 << 20  # elsewhere: 8 MB each
 
 
 def choose_spectrum(rtol: float) -> Spectrum:
@@ -110,8 +111,8 @@ def js_embedding(p: Tensor, base: Tensor | None = None, *, rtol: float = 1e-6) -
 
     For k-nearest neighbours, clustering and whatever else takes points: ``|e_i - e_j|^2 = 2 JS(p_i, p_j)`` to within
     rtol of itself, and so of the largest, whatever the distributions. A row's embedding depends on the row, base and
-    rtol alone: **rows of separate calls can be compared where base, rtol and the dtype-independent number of classes
-    are the same**, such as a database and the queries that come later.
+    rtol alone: rows of separate calls, such as a database and the queries that come later, can be compared where these
+    calls had the same base and rtol.
 
     Args:
         p: ``[..., N, C]`` class distributions, non-negative; float16, bfloat16, float32 or float64. Rows need not sum
@@ -123,9 +124,9 @@ def js_embedding(p: Tensor, base: Tensor | None = None, *, rtol: float = 1e-6) -
             5e-3, 6 for 1e-3, 10 for 1e-4, 14 for 1e-5 and 23 for 1e-6.
 
     Returns:
-        ``[..., N, K]`` float32 with K the features of a class times C; arithmetic in float64. Rounding to float32 moves a
-        distance (not squared) by at most ``2^-24 (|e_i| + |e_j|)``. A row with a negative, infinite or NaN entry is NaN,
-        and no other; with such a base all are.
+        ``[..., N, K]`` float32, K the features of a class times C; arithmetic in float64. Rounding to float32 moves a
+        distance (not squared) by at most ``2^-24 (|e_i| + |e_j|)``. A row with a negative, infinite or NaN entry is
+        NaN, and no other; with such a base all are.
 
     Differentiable with respect to p and base, with gradient 0 for probabilities of 0. The slope of a feature grows as
     ``1/sqrt p`` and cancels in a distance to leave ``ln(p/m)``: to learn from rare classes take `pairwise_divergence`.
@@ -144,7 +145,7 @@ def js_embedding(p: Tensor, base: Tensor | None = None, *, rtol: float = 1e-6) -
         return (_features(p, spectrum) - at_origin).flatten(-2).float()
     rows = p.reshape(-1, p.shape[-1])
     result = torch.empty(rows.shape[0], at_origin.numel(), dtype=torch.float32, device=p.device)
-    count = max(1, _TILE // rows.shape[1])
+    count = max(1, _TILE.get(p.device.type, _LARGE_TILE) // rows.shape[1])
     for start in range(0, rows.shape[0], count):
         features = _features(rows[start : start + count], spectrum).sub_(at_origin)
         result[start : start + count] = features.flatten(-2)
