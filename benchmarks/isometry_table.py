@@ -97,7 +97,7 @@ def main():
         frequencies = frequencies[order].round(10)
         weights = np.array([float(f"{weight:.9g}") for weight in weights[order]])
         reached = np.abs(terms(frequencies, fine)[0] @ weights - 1).max()
-        lines = (f"{1.001 * reached:.3g}", str(tuple(frequencies.tolist())), str(tuple(weights.tolist())))
+        lines = (f"{1.005 * reached:.3g}", str(tuple(frequencies.tolist())), str(tuple(weights.tolist())))
         sys.stdout.write("    Spectrum(\n" + "".join(f"        {line},\n" for line in lines) + "    ),\n")
         sys.stdout.flush()
 
