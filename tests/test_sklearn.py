@@ -108,7 +108,7 @@ def test_other_columns_and_no_fit_are_refused():
 
 
 def test_bad_rtol_is_named_by_fit():
-    with pytest.raises(ValueError, match="rtol: got 2.0, takes a number from 1e-06 to less than 1"):
+    with pytest.raises(ValueError, match=r"rtol: got 2\.0, takes a number from 1e-06 to less than 1"):
         clone(JSEmbedding(rtol=2.0)).fit(distributions(3))
 
 
