@@ -185,7 +185,7 @@ def test_queries_and_a_database_are_embedded_apart(rtol):
 
 
 def test_mean_as_base_keeps_near_rows_apart_in_float32_products():
-    """``|e|^2 + |f|^2 - 2 e.f`` in float32, as indexes have it, loses 1e-7 of the lengths, which the base makes small."""
+    """``|e|^2 + |f|^2 - 2 e.f`` in float32, as indexes have it, loses 1e-7 of the lengths: the base shortens them."""
     p = rows("peaked")[:1] * (1 + 1e-3 * torch.randn(50, 23).double())
     expected = 2 * divergences(p, p)
 
@@ -247,7 +247,7 @@ def test_rtol_out_of_range_is_named(rtol):
 
 @pytest.mark.parametrize("rtol", ["1e-3", True, None, torch.tensor(1e-3)], ids=repr)
 def test_rtol_that_is_no_number_is_named(rtol):
-    with pytest.raises(TypeError, match="rtol: got .*, takes a positive number"):
+    with pytest.raises(TypeError, match=r"rtol: got .*, takes a positive number"):
         js_embedding(torch.ones(2, 2), rtol=rtol)
 
 
