@@ -124,9 +124,10 @@ def js_embedding(p: Tensor, base: Tensor | None = None, *, rtol: float = 1e-6) -
             5e-3, 6 for 1e-3, 10 for 1e-4, 14 for 1e-5 and 23 for 1e-6.
 
     Returns:
-        ``[..., N, K]`` float32, K the features of a class times C; arithmetic in float64. Rounding to float32 moves a
-        distance (not squared) by at most ``2^-24 (|e_i| + |e_j|)``. A row with a negative, infinite or NaN entry is
-        NaN, and no other; with such a base all are.
+        ``[..., N, K]`` float32, K the features of a class times C; arithmetic in float64, which the device has to
+        have. Rounding to float32 moves a distance (not squared) by at most ``2^-24 (|e_i| + |e_j|)``; float32 sums of
+        whoever computes it come on top. A row with a negative, infinite or NaN entry is NaN, and no other; with such
+        a base all are.
 
     Differentiable with respect to p and base, with gradient 0 for probabilities of 0. The slope of a feature grows as
     ``1/sqrt p`` and cancels in a distance to leave ``ln(p/m)``: to learn from rare classes take `pairwise_divergence`.
