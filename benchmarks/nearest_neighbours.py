@@ -119,7 +119,9 @@ def measure(kind, options):
     per_query = seconds * 1e3 / options.queries
     results = [{"name": "every divergence, float64", "recall": 1.0, "build_s": 0.0, "query_ms": per_query}]
     runs = [(by_faiss, index, queries, database, rtol) for index, rtol in options.indexes]
-    for function, *arguments in [*runs, (by_pynndescent, queries, database)]:
+    if not options.no_peer:
+        runs.append((by_pynndescent, queries, database))
+    for function, *arguments in runs:
         found, result, seconds = function(*arguments)
         hits = sum(len(np.intersect1d(*pair)) for pair in zip(found, expected))
         result.update(recall=hits / expected.size, query_ms=seconds * 1e3 / options.queries)
@@ -143,6 +145,8 @@ def main():
     parser.add_argument("--count", type=int, default=100_000)
     parser.add_argument("--queries", type=int, default=100)
     parser.add_argument("--classes", type=int, default=100)
+    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS))
+    parser.add_argument("--no-peer", action="store_true", help="leave out PyNNDescent, which takes minutes")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     options.indexes = (("Flat", 1e-3), ("Flat", 5e-3), ("IVF316", 5e-3), ("HNSW32", 5e-3))
@@ -155,7 +159,7 @@ def main():
         **{name: getattr(options, name) for name in ("count", "queries", "classes")},
         "results": {},
     }
-    for kind in KINDS:
+    for kind in options.kinds:
         report["results"][kind] = measure(kind, options)
         sys.stdout.write(f"\n{kind}: {KINDS[kind].__doc__}\n\n{table(report['results'][kind])}\n")
         if options.out:
