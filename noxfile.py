@@ -101,6 +101,14 @@ def types(session: nox.Session) -> None:
 
 
 @nox.session
+def docs(session: nox.Session) -> None:
+    """The documentation as a site; a warning is an error."""
+    with _removed_afterwards(session):
+        session.install("-e", ".[docs]")
+        session.run("mkdocs", "build", "--strict", "--site-dir", session.create_tmp(), *session.posargs)
+
+
+@nox.session
 @nox.parametrize(("python", "pins"), LEGS, ids=[f"{python}-{pins}" for python, pins in LEGS])
 def matrix(session: nox.Session, pins: str) -> None:
     """The suite less what is marked slow, on one combination of versions."""

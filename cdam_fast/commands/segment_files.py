@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from cdam_fast.commands.photos import read_photo
@@ -25,8 +24,7 @@ from cdam_fast.commands.results import (
 from cdam_fast.errors import reason_of
 from cdam_fast.files import json_text, write_whole
 from cdam_fast.segmentation import CDAMSegmenter, Segmentation
-from cdam_fast.segmentation.palette import Colour, palette
-from cdam_fast.segmentation.pictures import Entry, label_picture, overlay
+from cdam_fast.segmentation.pictures import label_picture
 
 
 @dataclass
@@ -60,8 +58,6 @@ def run_segment(
 
     on_photo hears a line for each.
     """
-    words = segmenter.texts.words
-    colours = palette(len(words.names), words.background)
     outcome = Outcome()
     waiting: deque[tuple[_Job, Tensor]] = deque()
 
@@ -91,8 +87,8 @@ def run_segment(
         try:
             if isinstance(segmentation, Exception):
                 raise segmentation
-            described = describe(segmentation, words.words, words.classes, colours)
-            _write(job, pixels, segmentation, described, colours, words.background)
+            described = segmentation.to_dict()
+            _write(job, pixels, segmentation, described)
         except Exception as error:
             fail(job.photo, error)
             continue
@@ -118,58 +114,20 @@ def _is_done(job: _Job) -> bool:
     return all(is_made_with(path, job.settings) for path in _results(job))
 
 
-def describe(
-    segmentation: Segmentation, words: Sequence[str], classes: Sequence[int], colours: Sequence[Colour]
-) -> list[dict[str, Any]]:
-    """Area and score of each class: pixels, their share, and the mean probability of the best class in them."""
-    count = len(segmentation.class_names)
-    labels, probability = segmentation.labels.flatten().cpu(), segmentation.probability.flatten().cpu().double()
-    pixels = torch.bincount(labels, minlength=count)
-    totals = torch.bincount(labels, probability, minlength=count)
-    return [
-        {
-            "class": name,
-            "words": [word for word, of in zip(words, classes) if of == i],
-            "label": i,
-            "colour": list(colours[i]),
-            "pixels": int(pixels[i]),
-            "area": float(pixels[i]) / labels.numel(),
-            "score": float(totals[i] / pixels[i]) if pixels[i] else None,
-        }
-        for i, name in enumerate(segmentation.class_names)
-    ]
-
-
-def _write(
-    job: _Job,
-    pixels: Tensor,
-    segmentation: Segmentation,
-    described: list[dict[str, Any]],
-    colours: Sequence[Colour],
-    background: int | None,
-) -> None:
-    labels = segmentation.labels.cpu()
-    entries = [Entry(row["label"], row["class"], row["area"]) for row in _by_area(described)]
-    picture = overlay(pixels, labels, colours, entries, background)
+def _write(job: _Job, pixels: Tensor, segmentation: Segmentation, described: dict[str, Any]) -> None:
+    colours = [tuple(row["colour"]) for row in described["classes"]]
     if job.json is not None:
-        content = {
-            "photo": str(job.photo),
-            "height": labels.shape[0],
-            "width": labels.shape[1],
-            "threshold": segmentation.threshold,
-            "settings": job.settings,
-            "classes": described,
-        }
+        content = {"photo": str(job.photo), "settings": job.settings, **described}
         write_whole(job.json, json_text(content))
-    write_whole(job.overlay, png(picture, job.settings))
-    write_whole(job.labels, png(label_picture(labels, colours), job.settings))
+    write_whole(job.overlay, png(segmentation.overlay(pixels), job.settings))
+    write_whole(job.labels, png(label_picture(segmentation.labels, colours), job.settings))
 
 
 def _by_area(described: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return sorted((row for row in described if row["pixels"]), key=lambda row: -row["area"])
 
 
-def _summary(described: list[dict[str, Any]]) -> str:
-    rows = _by_area(described)
+def _summary(described: dict[str, Any]) -> str:
+    rows = _by_area(described["classes"])
     shown = ", ".join(f"{row['class']} {100 * row['area']:.0f} %" for row in rows[:4])
     return shown + (f" and {len(rows) - 4} more" if len(rows) > 4 else "")

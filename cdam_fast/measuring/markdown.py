@@ -1,4 +1,4 @@
-"""``cdam-fast bench --from``: the README's tables from result files."""
+"""``cdam-fast bench --from``: the documentation's tables from result files."""
 
 from __future__ import annotations
 

@@ -43,7 +43,7 @@ def finish(canvas: Canvas, options: Options, texts: Texts, dtype: torch.dtype) -
             f"is low with {len(words.words)} words (give more words, a smaller alpha or a fixed background)",
             stacklevel=3,
         )
-    return Segmentation(labels, probability, mean, words.names, logits, words.synonyms)
+    return Segmentation(labels, probability, mean, words.names, logits, words.synonyms, words.words, words.background)
 
 
 def _threshold(canvas: Canvas, options: Options) -> Tensor:

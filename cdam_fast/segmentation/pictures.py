@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -47,9 +48,7 @@ def overlay(
     """
     from PIL import Image
 
-    height, width = labels.shape
-    factor = min(max(1.0, _LEAST_WIDTH / width), _LARGEST / max(height, width))
-    size = (max(1, round(width * factor)), max(1, round(height * factor)))
+    size = _readable_size(*labels.shape)
     image = Image.fromarray(photo.permute(1, 2, 0).cpu().numpy()).resize(size, Image.Resampling.LANCZOS)
     plain = label_picture(labels, colours).resize(size, Image.Resampling.NEAREST)
     classes = np.asarray(plain)
@@ -59,11 +58,45 @@ def overlay(
     pixels = pixels * (1 - strength) + tint * strength
     pixels[_outline(classes, max(1, round(size[0] / 700)))] = 255
     tinted = Image.fromarray(pixels.round().astype(np.uint8))
-    _name_regions(tinted, classes, [entry for entry in entries if entry.label != background])
-    legend = _legend(max(size[0], _LEAST_WIDTH), colours, entries)
-    whole = Image.new("RGB", (legend.width, size[1] + legend.height), _PAPER)
-    whole.paste(tinted, ((legend.width - size[0]) // 2, 0))
-    whole.paste(legend, (0, size[1]))
+    return _with_names(tinted, classes, colours, entries, background)
+
+
+def label_figure(labels: Tensor, colours: Sequence[Colour], entries: Sequence[Entry], background: int | None) -> Any:
+    """The labels in their colours, the names in them and a legend below; a PIL image."""
+    from PIL import Image
+
+    plain = label_picture(labels, colours)
+    size = _readable_size(*labels.shape)
+    plain = plain.resize(size, Image.Resampling.NEAREST)
+    return _with_names(plain.convert("RGB"), np.asarray(plain), colours, entries, background)
+
+
+def as_png(image: Any) -> bytes:
+    """A PIL image as a PNG file."""
+    buffer = io.BytesIO()
+    image.save(buffer, format="PNG", optimize=image.mode == "P")
+    return buffer.getvalue()
+
+
+def _readable_size(height: int, width: int) -> tuple[int, int]:
+    factor = min(max(1.0, _LEAST_WIDTH / width), _LARGEST / max(height, width))
+    return max(1, round(width * factor)), max(1, round(height * factor))
+
+
+def _with_names(
+    picture: Any,
+    classes: np.ndarray[Any, Any],
+    colours: Sequence[Colour],
+    entries: Sequence[Entry],
+    background: int | None,
+) -> Any:
+    from PIL import Image
+
+    _name_regions(picture, classes, [entry for entry in entries if entry.label != background])
+    legend = _legend(max(picture.width, _LEAST_WIDTH), colours, entries)
+    whole = Image.new("RGB", (legend.width, picture.height + legend.height), _PAPER)
+    whole.paste(picture, ((legend.width - picture.width) // 2, 0))
+    whole.paste(legend, (0, picture.height))
     return whole
 
 

@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from cdam_fast.segmentation.images import as_tensor
+from cdam_fast.segmentation.palette import MOST_CLASSES, Colour, palette
+from cdam_fast.segmentation.pictures import Entry, as_png, label_figure, label_picture, overlay
 from cdam_fast.segmentation.windows import upsample
+
+if TYPE_CHECKING:
+    import PIL.Image
 
 _ELEMENTS_AT_ONCE = 1 << 24  # 64 MB of upsampled logits, whatever the photograph's size
 
@@ -29,6 +39,10 @@ class Segmentation:
     """``[Q, h, w]`` cosines of the Q words, averaged over windows, at the size that the windows covered."""
     synonyms: tuple[int, ...] = field(repr=False)
     """How many of the words each class has; the words of a class are in a row."""
+    words: tuple[str, ...] = field(default=(), repr=False)
+    """The Q words, in the order of `word_logits`."""
+    background: int | None = None
+    """Index of the background's class; None where no class has that word or was named."""
 
     @property
     def logits(self) -> Tensor:
@@ -41,6 +55,78 @@ class Segmentation:
         for row, words in zip(result, torch.split(self.word_logits, list(self.synonyms))):
             torch.amax(upsample(words, (height, width)), 0, out=row)
         return result
+
+    def to_dict(self) -> dict[str, Any]:
+        """What ``json.dumps`` takes: ``height``, ``width``, ``threshold`` and, in ``classes``, each class.
+
+        Of a class: ``class`` (its name), ``words``, ``label`` (its index), ``colour`` (red, green, blue, 0 to 255, as
+        in the pictures), ``pixels``, ``area`` (their share, 0 to 1) and ``score`` (the mean probability in them, None
+        where there are none). Of more than 256 classes none has a colour.
+        """
+        height, width = self.labels.shape
+        labels, probability = self.labels.flatten().cpu(), self.probability.flatten().cpu().double()
+        count = len(self.class_names)
+        pixels = torch.bincount(labels, minlength=count)
+        totals = torch.bincount(labels, probability, minlength=count)
+        words = iter(self.words)
+        colours = self._palette() if count <= MOST_CLASSES else [None] * count
+        classes = [
+            {
+                "class": name,
+                "words": list(islice(words, synonyms)),
+                "label": i,
+                "colour": colour and list(colour),
+                "pixels": int(pixels[i]),
+                "area": float(pixels[i]) / labels.numel(),
+                "score": float(totals[i] / pixels[i]) if pixels[i] else None,
+            }
+            for i, (name, synonyms, colour) in enumerate(zip(self.class_names, self.synonyms, colours))
+        ]
+        return {"height": height, "width": width, "threshold": self.threshold, "classes": classes}
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the labels as a palette PNG, which VOC's tools read: the index of a pixel is its class.
+
+        Raises:
+            ValueError: a name that does not end in .png, more than 256 classes. OSError: a file that cannot be written.
+        """
+        target = Path(path)
+        if target.suffix.lower() != ".png":
+            raise ValueError(f"path: got {os.fspath(path)!r}, takes a name that ends in .png, which keeps the indices")
+        target.write_bytes(as_png(label_picture(self.labels, self._palette())))
+
+    def overlay(self, image: object) -> PIL.Image.Image:
+        """The image tinted by class, with outlines, the names in their regions and a legend of areas; a PIL image.
+
+        Args:
+            image: the one that was segmented: a PIL image, an array or a tensor, as `CDAMSegmenter.segment` takes.
+
+        Raises:
+            TypeError, ValueError: no image; one of another size than the labels; more than 256 classes.
+        """
+        pixels = as_tensor(image, "image")
+        if pixels.shape[-2:] != self.labels.shape:
+            got, takes = ("x".join(map(str, shape)) for shape in (pixels.shape[-2:], self.labels.shape))
+            raise ValueError(f"image: got {got} pixels, takes the {takes} that were segmented")
+        if pixels.dtype != torch.uint8:
+            pixels = (pixels * 255).round().clamp(0, 255).to(torch.uint8)
+        drawn: PIL.Image.Image = overlay(pixels, self.labels, self._palette(), self._entries(), self.background)
+        return drawn
+
+    def _repr_png_(self) -> bytes:
+        """The labels in their colours with a legend: what a notebook shows."""
+        return as_png(label_figure(self.labels, self._palette(), self._entries(), self.background))
+
+    def _palette(self) -> list[Colour]:
+        count = len(self.class_names)
+        if count > MOST_CLASSES:
+            raise ValueError(f"class_names: got {count} classes, a picture takes at most {MOST_CLASSES}")
+        return palette(count, self.background)
+
+    def _entries(self) -> list[Entry]:
+        """Of the legend: the classes that there are, the largest first."""
+        found = (Entry(row["label"], row["class"], row["area"]) for row in self.to_dict()["classes"] if row["pixels"])
+        return sorted(found, key=lambda entry: -entry.share)
 
 
 def largest_of_classes(word_logits: Tensor, synonyms: tuple[int, ...]) -> Tensor:

@@ -1,4 +1,4 @@
-"""`cdam-fast bench --from`: the README's tables from result files, and files that are refused."""
+"""`cdam-fast bench --from`: the documentation's tables from result files, and files that are refused."""
 
 import copy
 import json
@@ -101,14 +101,14 @@ def changed(content, *place, value):
     return result
 
 
-def test_readme_holds_what_is_printed_for_the_committed_files(capsys):
+def test_the_documentation_holds_what_is_printed_for_the_committed_files(capsys):
     assert len(RESULTS) == 4
     assert cli.main(["bench", "--from", *reversed(RESULTS)]) == 0
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs" / "measured.md").read_text(encoding="utf-8")
     tables = capsys.readouterr().out.strip().split("\n\n")
     assert len(tables) == 2
     for table in tables:
-        assert f"\n\n{table}\n\n" in readme
+        assert f"\n\n{table}\n\n" in page
 
 
 def test_a_cpu_and_what_is_absent(printed):
