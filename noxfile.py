@@ -101,6 +101,14 @@ def types(session: nox.Session) -> None:
 
 
 @nox.session
+def docs(session: nox.Session) -> None:
+    """The documentation as a site; a warning is an error."""
+    with _removed_afterwards(session):
+        session.install("-e", ".[docs]")
+        session.run("mkdocs", "build", "--strict", "--site-dir", session.create_tmp(), *session.posargs)
+
+
+@nox.session
 @nox.parametrize(("python", "pins"), LEGS, ids=[f"{python}-{pins}" for python, pins in LEGS])
 def matrix(session: nox.Session, pins: str) -> None:
     """The suite less what is marked slow, on one combination of versions."""
@@ -121,7 +129,7 @@ def triton(session: nox.Session) -> None:
             _install(session, "--no-deps", "--upgrade", "triton" if newest else f"triton=={version}", newest=newest)
             _print_versions(session)
             try:
-                session.run(*QUICK, *(session.posargs or ("tests/test_triton.py",)), env=ONE_THREAD)
+                session.run(*QUICK, *(session.posargs or ("tests/kernels/test_triton.py",)), env=ONE_THREAD)
             except CommandFailed:
                 failed.append(version)
     if failed:

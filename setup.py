@@ -40,9 +40,10 @@ setup(
     cmdclass={"editable_wheel": TypedEditableWheel},
     packages=[
         "cdam_fast",
-        "cdam_fast.evaluation",
-        "cdam_fast.evaluation.ahead",
+        "cdam_fast.ahead",
+        "cdam_fast.commands",
         "cdam_fast.kernels",
+        "cdam_fast.measuring",
         "cdam_fast.models",
         "cdam_fast.models.towers",
         "cdam_fast.segmentation",

@@ -5,7 +5,7 @@
 Each step is there as soon as it is done, and takes 8 minutes at most; the same command goes on where the last one
 stopped, and tries again what failed. `--minutes` starts no step later than that, the most telling ones first. Kernels
 are timed only where they are right. `--dry-run` goes through every line on a CPU, at 4 x 4 patches, with stand-ins for
-the clock, the graphs and the compiler. `cdam-fast bench --from` makes the README's table of the file.
+the clock, the graphs and the compiler. `cdam-fast bench --from` makes the documentation's table of the file.
 """
 
 import argparse

@@ -143,7 +143,7 @@ def latency(run, classes, grid, batch, compile_too):
 
 
 def _latency(run, classes, grid, batch, compile_too):
-    from cdam_fast.evaluation.measure import available_memory
+    from cdam_fast.measuring.measure import available_memory
 
     begin = time.monotonic()
     similarity = run.like(classes, grid, 0.03, (batch,)).to(run.device)
@@ -184,7 +184,7 @@ def _latency(run, classes, grid, batch, compile_too):
 
 def _checked(run, name, make, row, error_of):
     """The call of a backend where it is right, its error and memory in row; else None, and why in row."""
-    from cdam_fast.evaluation.measure import peak_memory
+    from cdam_fast.measuring.measure import peak_memory
 
     try:
         begin = time.perf_counter()

@@ -110,7 +110,7 @@ def ceilings(run):
 
 
 def host(run):
-    from cdam_fast.evaluation.host import HostReport, run_host
+    from cdam_fast.measuring.host import HostReport, run_host
 
     report = HostReport({})
     run_host(report, run.device, run.grid(GRID), lambda step: None)
@@ -140,8 +140,8 @@ def stages(run):
 
 def floors(run):
     """What `cdam-fast kernels` says of this GPU: the least microseconds of each stage, and what spills."""
-    from cdam_fast.evaluation.ahead import compiler, gpus
-    from cdam_fast.evaluation.ahead.floors import all_floors
+    from cdam_fast.ahead import compiler, gpus
+    from cdam_fast.ahead.floors import all_floors
 
     target = "sm_{}{}".format(*torch.cuda.get_device_capability(0))
     own = next((gpu.name for gpu in gpus.gpus_of(target) if gpu.name in torch.cuda.get_device_name(0)), None)
@@ -159,7 +159,7 @@ def floors(run):
 
 
 def tune(run):
-    from cdam_fast.evaluation.tune import TuneReport, run_tune
+    from cdam_fast.measuring.tune import TuneReport, run_tune
 
     report = TuneReport({})
     run_tune(run.like(161, GRID, 0.03, (1,)).to(run.device), report, lambda step: None)

@@ -1,6 +1,6 @@
 """mIoU of the tiny CLIP on held-out scenes, by base method and component: ``python benchmarks/tiny_table.py``.
 
-Prints README's table and, with a path, writes the numbers as JSON.
+Prints the documentation's table and, with a path, writes the numbers as JSON.
 """
 
 from __future__ import annotations

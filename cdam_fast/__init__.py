@@ -13,15 +13,18 @@ from cdam_fast.attention import cdam_attend, cdam_attention, pairwise_divergence
 from cdam_fast.background import entropy_threshold
 from cdam_fast.constants import SCALES
 from cdam_fast.graphs import graphed
+from cdam_fast.models import Base, LastBlock, proxyclip
 from cdam_fast.paths import explain
 from cdam_fast.prompts import AUGMENTED_TEXT_PROMPTS
-from cdam_fast.segmentation import CDAMSegmenter, Segmentation
+from cdam_fast.segmentation import CDAMSegmenter, Segmentation, refine
 
 __version__ = "0.1.0"
 
 __all__ = [
     "AUGMENTED_TEXT_PROMPTS",
+    "Base",
     "CDAMSegmenter",
+    "LastBlock",
     "SCALES",
     "Segmentation",
     "cdam_attend",
@@ -30,6 +33,8 @@ __all__ = [
     "explain",
     "graphed",
     "pairwise_divergence",
+    "proxyclip",
     "reference",
+    "refine",
     "with_cls_token",
 ]

@@ -14,20 +14,28 @@ import torch
 from torch import Tensor
 
 from cdam_fast.compat import is_compiling
-from cdam_fast.constants import BACKENDS, METRICS, ORDERS, scaled_grid
+from cdam_fast.constants import (
+    ATTENTION_TEMPERATURE,
+    BACKENDS,
+    METRICS,
+    ORDERS,
+    SCALES,
+    TEMPERATURE,
+    scaled_grid,
+)
 
 FLOATING = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 class MapOptions(NamedTuple):
-    """The checked knobs of the attention map, as the backends take them."""
+    """The options of the attention map, with their defaults; the backends take them checked."""
 
-    scales: tuple[float, ...]
-    temperature: float
-    attention_temperature: float
-    metric: str
-    order: str
-    minmax: tuple[bool, bool]
+    scales: Sequence[float] = SCALES
+    temperature: float = TEMPERATURE
+    attention_temperature: float = ATTENTION_TEMPERATURE
+    metric: str = "js"
+    order: str = "official"
+    minmax: tuple[bool, bool] = (True, True)
 
 
 def working_dtype(dtype: torch.dtype) -> torch.dtype:
@@ -116,18 +124,10 @@ def check_similarity(similarity: object) -> Tensor:
     return checked
 
 
-def check_options(
-    similarity: Tensor,
-    scales: object,
-    temperature: object,
-    attention_temperature: object,
-    metric: object,
-    order: object,
-    minmax: object,
-) -> MapOptions:
-    """The knobs of the attention map, checked against the similarity's patch grid."""
+def check_options(similarity: Tensor, given: MapOptions) -> MapOptions:
+    """The options of the attention map, checked against the similarity's patch grid."""
     height, width = similarity.shape[-2:]
-    knobs = (temperature, attention_temperature, metric, order)
+    scales, temperature, attention_temperature, metric, order, minmax = given
     # sizes that are symbols or tensors are a tracer's
     if (
         type(height) is int is type(width)
@@ -136,30 +136,24 @@ def check_options(
         and isinstance(minmax, (tuple, list))
     ):
         factors, flags = tuple(scales), tuple(minmax)
+        kinds = tuple(map(type, factors + flags))
         try:
-            return _known_options(height, width, tuple(map(type, factors + flags)), factors, *knobs, flags)
+            return _known_options(
+                height, width, kinds, factors, temperature, attention_temperature, metric, order, flags
+            )
         except (TypeError, ValueError):
             pass  # something that has no hash, or is wrong
-    return _check_options(height, width, scales, *knobs, minmax)
+    return _check_options(height, width, given)
 
 
 @lru_cache(maxsize=256, typed=True)
-def _known_options(height: int, width: int, kinds: tuple[type, ...], *knobs: Any) -> MapOptions:
+def _known_options(height: int, width: int, kinds: tuple[type, ...], *given: Any) -> MapOptions:
     """Kinds and ``typed`` keep 1, 1.0 and True apart, which are equal."""
-    return _check_options(height, width, *knobs)
+    return _check_options(height, width, MapOptions(*given))
 
 
-def _check_options(
-    height: int,
-    width: int,
-    scales: object,
-    temperature: object,
-    attention_temperature: object,
-    metric: object,
-    order: object,
-    minmax: object,
-) -> MapOptions:
-    scales, minmax = plain(scales), plain(minmax)
+def _check_options(height: int, width: int, given: MapOptions) -> MapOptions:
+    scales, minmax = plain(given.scales), plain(given.minmax)
     if isinstance(scales, str) or not isinstance(scales, Sequence):
         raise TypeError(f"scales: got {type(scales).__name__}, takes a sequence of positive numbers")
     if len(scales) == 0:
@@ -176,10 +170,10 @@ def _check_options(
         raise TypeError(f"minmax: got {minmax!r}, takes two booleans (before the softmax, after the softmax)")
     return MapOptions(
         checked_scales,
-        check_positive("temperature", temperature),
-        check_positive("attention_temperature", attention_temperature),
-        check_metric(metric),
-        _check_choice("order", order, ORDERS),
+        check_positive("temperature", given.temperature),
+        check_positive("attention_temperature", given.attention_temperature),
+        check_metric(given.metric),
+        _check_choice("order", given.order, ORDERS),
         (flags[0], flags[1]),
     )
 

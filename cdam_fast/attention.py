@@ -47,7 +47,7 @@ def _attention(similarity: Tensor, options: MapOptions, backend: str, out_dtype:
     if backend == "triton":
         return ops.cdam_attention(similarity, options, out_dtype)
     if backend == "reference":
-        return reference.cdam_attention(similarity, **options._asdict(), out_dtype=working_dtype(similarity.dtype))
+        return reference.attention_map(similarity, options)
     return portable.cdam_attention(working_similarity(similarity), options)
 
 
@@ -95,7 +95,7 @@ def cdam_attention(
             torch.OutOfMemoryError: Triton maps that cannot be allocated, with what they need.
     """
     similarity = check_similarity(similarity)
-    options = check_options(similarity, scales, temperature, attention_temperature, metric, order, minmax)
+    options = check_options(similarity, MapOptions(scales, temperature, attention_temperature, metric, order, minmax))
     result_dtype = check_out_dtype(out_dtype, similarity.dtype)
     chosen = choose_backend(backend, similarity, similarity.shape[-2] * similarity.shape[-1])
     with compat.without_autocast(similarity.device.type):
@@ -132,7 +132,7 @@ def cdam_attend(
     """
     similarity = check_similarity(similarity)
     values = check_values(values, similarity)
-    options = check_options(similarity, scales, temperature, attention_temperature, metric, order, minmax)
+    options = check_options(similarity, MapOptions(scales, temperature, attention_temperature, metric, order, minmax))
     result_dtype = check_out_dtype(out_dtype, similarity.dtype)
     chosen = choose_backend(backend, similarity, similarity.shape[-2] * similarity.shape[-1], values)
     with compat.without_autocast(similarity.device.type):

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from cdam_fast import __version__
-from cdam_fast.evaluation import commands, measurements, streams
-from cdam_fast.evaluation.errors import UsageError, missing_package, reason_of
+from cdam_fast.commands import bench, env, kernels, map, segment, streams, tune
+from cdam_fast.errors import UsageError, missing_package, reason_of
 
 
 class _Parser(argparse.ArgumentParser):
@@ -31,8 +31,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="cdam-fast", description="CDAM: CLIP's attention by class distributions, exact and fast.")
     parser.add_argument("--version", action="version", version=f"cdam-fast {__version__}")
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    commands.add_commands(subparsers)
-    measurements.add_commands(subparsers)
+    for command in (segment, map, bench, kernels, tune, env):
+        command.add_command(subparsers)
     return parser
 
 
@@ -85,8 +85,7 @@ def _place(error: BaseException) -> str:
     """Where in this package something unforeseen came up."""
     place, trace = "cdam_fast", error.__traceback__
     while trace is not None:
-        file = Path(trace.tb_frame.f_code.co_filename)
-        if file.parent.name in ("cdam_fast", "evaluation", "segmentation", "models", "kernels", "ahead"):
-            place = f"{file.name} line {trace.tb_lineno}"
+        if str(trace.tb_frame.f_globals.get("__name__")).partition(".")[0] == "cdam_fast":
+            place = f"{Path(trace.tb_frame.f_code.co_filename).name} line {trace.tb_lineno}"
         trace = trace.tb_next
     return place

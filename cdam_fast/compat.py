@@ -110,13 +110,14 @@ def without_autocast(device_type: str) -> contextlib.AbstractContextManager[Any]
 
 
 def scaled_dot_product_attention(
-    queries: Tensor, keys: Tensor, values: Tensor, *, scale: float | None = None
+    queries: Tensor, keys: Tensor, values: Tensor, *, scale: float | None = None, bias: Tensor | None = None
 ) -> Tensor:
-    """``softmax(q k^T s) v`` over the last two dims; scale None is ``head_dim^-0.5``."""
+    """``softmax(q k^T s + bias) v`` over the last two dims; scale None is ``head_dim^-0.5``, bias None no bias."""
     if TORCH >= (2, 1):
-        return functional.scaled_dot_product_attention(queries, keys, values, scale=scale)
+        return functional.scaled_dot_product_attention(queries, keys, values, attn_mask=bias, scale=scale)
     rate = queries.shape[-1] ** -0.5 if scale is None else scale
-    return torch.softmax(queries * rate @ keys.mT, dim=-1) @ values
+    scores = queries * rate @ keys.mT
+    return torch.softmax(scores if bias is None else scores + bias, dim=-1) @ values
 
 
 def functional_call(module: torch.nn.Module, state: dict[str, Tensor], **arguments: Any) -> Any:

@@ -151,7 +151,7 @@ def explain(
         RuntimeError: a target, where the kernels do not run; a similarity that a tracer or a transform watches.
     """
     similarity = check_similarity(similarity)
-    options = check_options(similarity, scales, temperature, attention_temperature, metric, order, minmax)
+    options = check_options(similarity, MapOptions(scales, temperature, attention_temperature, metric, order, minmax))
     target = check_target(target)
     if similarity.device.type == "meta":
         raise ValueError("similarity: got a tensor on meta, takes one that has values")

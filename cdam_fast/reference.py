@@ -152,6 +152,13 @@ def multi_scale_map(similarity: Tensor, options: MapOptions, divergence: Callabl
     return torch.stack(maps).mean(0)
 
 
+def attention_map(similarity: Tensor, options: MapOptions) -> Tensor:
+    """The map of a checked similarity ``[..., C, h, w]``, in the working dtype, ``[..., N, N]``."""
+    refuse_jit("the reference")
+    with compat.without_autocast(similarity.device.type):
+        return multi_scale_map(working_similarity(similarity), options, pairwise_divergence)
+
+
 def cdam_attention(
     similarity: Tensor,
     *,
@@ -164,13 +171,10 @@ def cdam_attention(
     out_dtype: torch.dtype | None = None,
 ) -> Tensor:
     """The multi-scale attention map (Eq. 2 and 3), as `cdam_fast.cdam_attention` without its backends."""
-    refuse_jit("the reference")
     similarity = check_similarity(similarity)
-    options = check_options(similarity, scales, temperature, attention_temperature, metric, order, minmax)
+    options = check_options(similarity, MapOptions(scales, temperature, attention_temperature, metric, order, minmax))
     result_dtype = check_out_dtype(out_dtype, similarity.dtype)
-    with compat.without_autocast(similarity.device.type):
-        work = working_similarity(similarity)
-        return multi_scale_map(work, options, pairwise_divergence).to(result_dtype)
+    return attention_map(similarity, options).to(result_dtype)
 
 
 def cdam_attend(
@@ -188,17 +192,8 @@ def cdam_attend(
     """The map applied to ``values [..., N, D]``, as `cdam_fast.cdam_attend` without its backends."""
     similarity = check_similarity(similarity)
     values = check_values(values, similarity)
+    options = check_options(similarity, MapOptions(scales, temperature, attention_temperature, metric, order, minmax))
     result_dtype = check_out_dtype(out_dtype, similarity.dtype)
-    dtype = working_dtype(similarity.dtype)
-    attention = cdam_attention(
-        similarity,
-        scales=scales,
-        temperature=temperature,
-        attention_temperature=attention_temperature,
-        metric=metric,
-        order=order,
-        minmax=minmax,
-        out_dtype=dtype,
-    )
+    attention = attention_map(similarity, options)
     with compat.without_autocast(similarity.device.type):
-        return (attention @ values.to(dtype)).to(result_dtype)
+        return (attention @ values.to(attention.dtype)).to(result_dtype)

@@ -9,8 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from cdam_fast import reference
-from cdam_fast.arguments import check_options, check_similarity, working_similarity
-from cdam_fast.constants import ATTENTION_TEMPERATURE, SCALES, TEMPERATURE
+from cdam_fast.arguments import MapOptions, check_options, check_similarity, working_similarity
 
 MAP_BUDGET = 3e-5
 """Largest error of a float32 map, whose entries lie in [0, 1], against float64."""
@@ -18,15 +17,6 @@ MAP_BUDGET = 3e-5
 EAGER_BUDGET = 1e-3
 """As much for the eager reference in float32, which is the yardstick and not a contender: it subtracts nearly equal
 logarithms, and loses 1e-5 to 1e-4 of the map where distributions differ little. Beyond this it is broken."""
-
-_DEFAULTS: dict[str, Any] = {
-    "scales": SCALES,
-    "temperature": TEMPERATURE,
-    "attention_temperature": ATTENTION_TEMPERATURE,
-    "metric": "js",
-    "order": "official",
-    "minmax": (True, True),
-}
 
 _BLOCK_ELEMENTS = 1 << 22  # 32 MB of float64 for one temporary
 
@@ -43,7 +33,7 @@ def oracle(similarity: Tensor, *, device: torch.device | str = "cpu", **options:
     Takes the options of `cdam_fast.reference.cdam_attention` but ``out_dtype``.
     """
     work = working_similarity(check_similarity(similarity).detach().to(device, torch.float64))
-    return reference.multi_scale_map(work, check_options(work, **(_DEFAULTS | options)), _blocked_divergence)
+    return reference.multi_scale_map(work, check_options(work, MapOptions(**options)), _blocked_divergence)
 
 
 def _blocked_divergence(p: Tensor, *, metric: str) -> Tensor:

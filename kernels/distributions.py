@@ -9,131 +9,14 @@ import triton
 import triton.language as tl
 
 from .features import js_to_base_of
-from .functions import LOG2E, exp2, log2, reciprocal, sqrt
+from .functions import LOG2E, log2, reciprocal, sqrt
+from .resizing import _at_samples, _neighbours, _resized, _tap, _weights
+from .softmax import _power, _softmax
 
 SAMPLES = tl.constexpr(16)
 FIELDS = tl.constexpr(14)  # of a scale in plan.py
 STATISTICS = tl.constexpr(4)  # of a block: reach, tail, length, spread
 LEAST = tl.constexpr(1e-30)  # stands for 0 under a logarithm: too small for any sum, and its reciprocal is finite
-
-
-@triton.jit
-def _tap(taps_ptr, index):
-    """Two neighbours of a place on one axis, and the second's share."""
-    entry = tl.load(taps_ptr + index)
-    low = entry.to(tl.int32)
-    return low >> 1, (low >> 1) + (low & 1), (entry >> 32).to(tl.int32).to(tl.float32, bitcast=True)
-
-
-@triton.jit
-def _neighbours(y0, y1, x0, x1, stride_h, stride_w):
-    """Offsets of the four neighbours of the rows of a scale.  # [1, BLOCK_ROWS] each"""
-    y0 = y0.to(tl.int64)[None, :] * stride_h
-    y1 = y1.to(tl.int64)[None, :] * stride_h
-    x0 = x0.to(tl.int64)[None, :] * stride_w
-    x1 = x1.to(tl.int64)[None, :] * stride_w
-    return y0 + x0, y0 + x1, y1 + x0, y1 + x1
-
-
-@triton.jit
-def _weights(wy, wx, rate):
-    """Shares of the four neighbours, times a rate.  # [1, BLOCK_ROWS] each"""
-    w11 = wy * wx
-    return (1 - wy - wx + w11) * rate, (wx - w11) * rate, (wy - w11) * rate, w11 * rate
-
-
-@triton.jit
-def _at_samples(class_ptr, valid, n00, f00, rate):
-    """Similarity at the samples less that of the first class, times the rate."""
-    return rate * (tl.load(class_ptr + n00, valid, 0.0).to(rate.dtype) - f00)
-
-
-@triton.jit
-def _resized(class_ptr, valid, n00, n01, n10, n11, f00, f01, f10, f11, w00, w01, w10, w11):
-    """Similarity at the rows of a scale less that of the first class, bilinear, times the weights' rate.
-
-    A softmax does not see a patch's constant, and without it large logits keep their digits.
-    """
-    value = w00 * (tl.load(class_ptr + n00, valid, 0.0).to(w00.dtype) - f00)
-    value += w01 * (tl.load(class_ptr + n01, valid, 0.0).to(w00.dtype) - f01)
-    value += w10 * (tl.load(class_ptr + n10, valid, 0.0).to(w00.dtype) - f10)
-    return value + w11 * (tl.load(class_ptr + n11, valid, 0.0).to(w00.dtype) - f11)
-
-
-@triton.jit
-def _power(x, FAST: tl.constexpr):
-    """``2^x`` in float32, ``e^x`` in float64; the logits come in that unit."""
-    if x.dtype == tl.float32:
-        return exp2(x, FAST)
-    else:
-        return tl.exp(x)
-
-
-@triton.jit
-def _softmax(
-    image_ptr,
-    stride_c,
-    classes,
-    n00,
-    n01,
-    n10,
-    n11,
-    f00,
-    f01,
-    f10,
-    f11,
-    w00,
-    w01,
-    w10,
-    w11,
-    RESIZED: tl.constexpr,
-    FAST: tl.constexpr,
-    BLOCK_CLASSES: tl.constexpr,
-    PER_THREAD: tl.constexpr,
-):
-    """Largest logit of each row, and one over the sum of exponentials: NaN for a row that is not finite."""
-    # [PER_THREAD, BLOCK_CLASSES / PER_THREAD, BLOCK_ROWS]: a thread raises its maximum once for all of its classes
-    STEP: tl.constexpr = BLOCK_CLASSES // PER_THREAD
-    chunk = tl.arange(0, PER_THREAD)[:, None, None] * STEP + tl.arange(0, STEP)[None, :, None]
-    class_ptr = image_ptr + chunk.to(tl.int64) * stride_c
-    total = tl.zeros([STEP, w00.shape[1]], w00.dtype)
-    # far below every logit, and finite, so that lanes without a class stay free of NaN
-    most = total - 1e30
-    least = total
-    for start in range(0, classes, BLOCK_CLASSES):
-        valid = start + chunk < classes
-        if RESIZED:
-            logits = _resized(
-                class_ptr,
-                valid,
-                n00[None, :, :],
-                n01[None, :, :],
-                n10[None, :, :],
-                n11[None, :, :],
-                f00[None, :, :],
-                f01[None, :, :],
-                f10[None, :, :],
-                f11[None, :, :],
-                w00[None, :, :],
-                w01[None, :, :],
-                w10[None, :, :],
-                w11[None, :, :],
-            )
-        else:
-            logits = _at_samples(class_ptr, valid, n00[None, :, :], f00[None, :, :], w00[None, :, :])
-        least = tl.minimum(least, tl.min(logits, axis=0))
-        logits = tl.where(valid, logits, -float("inf"))
-        raised = tl.maximum(most, tl.max(logits, axis=0))
-        added = tl.sum(_power(logits - raised[None, :, :], FAST), axis=0)
-        total = total * _power(most - raised, FAST) + added
-        most = raised
-        class_ptr += stride_c.to(tl.int64) * BLOCK_CLASSES
-    highest = tl.max(most, axis=0)[None, :]
-    # fused with the sum, the product would be rounded otherwise in each of the lanes that share it
-    total = tl.where(total == 0, 0.0, total * _power(most - highest, FAST))
-    total = tl.sum(total, axis=0)[None, :]
-    finite = tl.min(least, axis=0)[None, :] > -float("inf")
-    return highest, tl.where(finite, 1 / total, float("nan"))
 
 
 # one compilation for all sizes

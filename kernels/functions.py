@@ -7,6 +7,7 @@ logarithm, 8 for a square root or a quotient, 4 for an exponential.
 import triton
 import triton.language as tl
 
+LN2 = tl.constexpr(0.6931471805599453)
 LOG2E = tl.constexpr(1.4426950408889634)
 
 

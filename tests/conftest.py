@@ -104,3 +104,11 @@ def golden_segmentation():
 def tiny():
     """Options of the command line for the tiny model."""
     return ["--model", "tiny"]
+
+
+@pytest.fixture(scope="session")
+def tokenizer():
+    """CLIP's; its package may import Triton, which must not be before the variable above is set."""
+    import open_clip
+
+    return open_clip.get_tokenizer("ViT-B-16")

@@ -20,12 +20,15 @@ from cdam_fast import CDAMSegmenter, cli, entropy_threshold
 from cdam_fast.compat import TORCH
 from cdam_fast.segmentation import segmenter as segmenter_module
 
-FILES = ("README.md", "docs/recipes.md", "kernels/README.md")
+FILES = (
+    *("README.md", "CONTRIBUTING.md", "kernels/README.md"),
+    *(f"docs/{path.name}" for path in sorted((documentation.ROOT / "docs").glob("*.md"))),
+)
 WEIGHTS = ("ViT-B-16", "laion2b_s34b_b88k")
 RUN_ELSEWHERE = {"The released CDAM code", "SCLIP's code", "ClearCLIP's code", "Any mmseg segmentor"}
 """Recipes that go into other code: test_recipes_cdam, test_recipes_bases and test_recipes."""
-LONG = {"bench", "kernels", "tune"}
-"""Subcommands that take minutes; of them, only the arguments are tried here."""
+LONG = {"bench", "kernels", "tune", "demo"}
+"""Subcommands that take minutes, or go on until they are stopped; of them, only the arguments are tried here."""
 
 BLOCKS = [block for file in FILES for block in documentation.blocks(file)]
 
@@ -99,7 +102,7 @@ def test_commands(block, place, capsys, monkeypatch):
             runpy.run_path(str(documentation.ROOT / script), run_name="__main__")
         else:
             assert command in ("", "pip", "pytest", "nox"), line  # what this suite is run by
-    if "segment" in block.code:
+    if "cdam-fast segment" in block.code.replace("segment --help", ""):
         labels = [np.asarray(Image.open(path)) for path in place.glob("cdam-fast-out/*_labels.png")]
         assert labels
         assert all(len(np.unique(one)) > 1 for one in labels)
@@ -148,13 +151,47 @@ def test_links_lead_to_files(file):
             assert ((documentation.ROOT / file).parent / target).exists(), target
 
 
-def test_links_inside_a_page_lead_to_headings():
-    text = (documentation.ROOT / "docs/recipes.md").read_text(encoding="utf-8")
+@pytest.mark.parametrize("file", FILES)
+def test_links_inside_a_page_lead_to_headings(file):
+    text = (documentation.ROOT / file).read_text(encoding="utf-8")
     headings = [re.sub(r"[^a-z0-9 -]", "", line.lstrip("# ").lower()) for line in text.splitlines() if line[:1] == "#"]
     anchors = {heading.replace(" ", "-") for heading in headings}
     assert set(re.findall(r"\]\(#([^)]*)\)", text)) <= anchors
 
 
-def test_readme_shows_no_picture_of_the_repository():
-    """An index page has the text alone, and a picture beside it would be broken there."""
-    assert not re.findall(r"!\[|<img", (documentation.ROOT / "README.md").read_text(encoding="utf-8"))
+def test_pictures_have_a_text():
+    for file in FILES:
+        text = (documentation.ROOT / file).read_text(encoding="utf-8")
+        assert not re.findall(r"!\[\s*\]|<img", text), file
+
+
+def test_readme_is_short():
+    assert len((documentation.ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 150
+
+
+def test_every_page_is_in_the_sites_navigation():
+    listed = re.findall(
+        r"^ +- ([\w-]+\.md)$", (documentation.ROOT / "mkdocs.yml").read_text(encoding="utf-8"), re.MULTILINE
+    )
+    assert sorted(listed) == sorted(path.name for path in (documentation.ROOT / "docs").glob("*.md"))
+
+
+def options_of(parser):
+    """Every option of every subcommand."""
+    (commands,) = (action for action in parser._actions if hasattr(action, "choices") and action.choices)
+    for name, command in commands.choices.items():
+        for action in command._actions:
+            yield from ((name, option) for option in action.option_strings if option not in ("-h", "--help"))
+
+
+@pytest.mark.parametrize(("command", "option"), list(options_of(cli._parser())))
+def test_every_option_has_an_example(command, option):
+    """In a block of its command that is run, or whose arguments are tried."""
+    lines = [
+        line
+        for block in BLOCKS
+        if block.language == "sh"
+        for line in block.code.replace("\\\n", " ").splitlines()
+        if line.startswith(f"cdam-fast {command}")
+    ]
+    assert any(option in line.split() for line in lines)

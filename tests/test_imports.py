@@ -18,8 +18,8 @@ HEAVY = ("triton", "open_clip", "skimage", "matplotlib", "rich")
 
 # from the bottom up; an import goes to a lower layer, within a package also sideways
 LAYERS = (
-    {"compat", "constants", "prompts"},
-    {"arguments", "tracing"},
+    {"compat", "constants", "errors", "prompts"},
+    {"arguments", "files", "tracing"},
     {"opaque"},
     {"embedding", "kernels"},
     {"jensen_shannon"},
@@ -31,10 +31,14 @@ LAYERS = (
     {"segmentation"},
     {""},  # cdam_fast itself
     {"testing"},
-    {"evaluation"},
+    {"ahead", "evaluation", "measuring"},  # evaluation: mIoU, when there is one
+    {"commands"},
     {"cli"},
     {"__main__"},
 )
+
+
+FOLDERS = ("ahead", "commands", "kernels", "measuring", "models", "segmentation")
 
 
 def run_python(code):
@@ -53,9 +57,8 @@ def test_import_brings_in_torch_and_nothing_heavy():
     added = loaded_by("import cdam_fast") - loaded_by("import torch, torch.nn.functional, numpy")
     assert "cdam_fast.portable" in added
     assert not {name for name in added if name.split(".")[0] in HEAVY}
-    assert not {
-        name for name in added if name.startswith(("cdam_fast.kernels", "cdam_fast.evaluation", "cdam_fast.cli"))
-    }
+    outside = ("kernels", "measuring", "ahead", "commands", "cli")
+    assert not {name for name in added if name.startswith(tuple(f"cdam_fast.{part}" for part in outside))}
 
 
 def test_works_where_nothing_heavy_can_be_imported():
@@ -147,14 +150,14 @@ def test_graph_is_read_from_the_sources():
     assert {"divergence", "constants", "arguments"} <= arrows()["portable"]
     assert "embedding" in arrows()["jensen_shannon"]
     assert {"reference", "portable"} <= arrows()["attention"]
-    assert "evaluation.commands" in arrows()["cli"]
+    assert "commands.segment" in arrows()["cli"]
 
 
 @pytest.mark.parametrize("module", sorted(module_files()), ids=lambda module: module or "cdam_fast")
 def test_imports_go_down(module):
     inside = module.split(".")[0]
     for imported in arrows()[module]:
-        sideways = inside in ("evaluation", "kernels", "models", "segmentation") and imported.split(".")[0] == inside
+        sideways = inside in FOLDERS and imported.split(".")[0] == inside
         assert sideways or layer(imported) < layer(module), f"{module} imports {imported or 'cdam_fast'}"
 
 
@@ -178,7 +181,7 @@ def test_backends_never_reach_each_other():
 
 def test_reference_is_imported_by_the_public_functions_and_by_checks_only():
     importers = {module for module, imported in arrows().items() if "reference" in imported}
-    assert importers <= {"", "attention", "testing"} | {name for name in arrows() if name.startswith("evaluation.")}
+    assert importers <= {"", "attention", "testing"} | {name for name in arrows() if name.startswith("measuring.")}
 
 
 def test_command_line_is_at_the_top():
@@ -187,7 +190,7 @@ def test_command_line_is_at_the_top():
 
 def test_triton_is_imported_by_kernels_and_their_inspection_only():
     for module, path in module_files().items():
-        if not module.startswith(("kernels", "evaluation.ahead.", "evaluation.host")):
+        if not module.startswith(("kernels", "ahead.", "measuring.host")):
             assert "triton" not in {name.split(".")[0] for name in imported_names(path)}, module
 
 

@@ -6,6 +6,9 @@ import open_clip
 import torch
 from torch.nn import functional
 
+WRITTEN_OUT = ("maskclip", "sclip", "clearclip", "gem")
+"""The base methods that `plain_features` knows."""
+
 
 def small_model(*, layers=3, patch=16, image=64, seed=0, quick_gelu=False, custom_text=False, **vision):
     """A CLIP of width 64 with 2 heads and 32 shared dims, its weights large enough to matter."""

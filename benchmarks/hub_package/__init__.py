@@ -16,6 +16,7 @@ from torch import Tensor
 
 from . import operators
 from .arguments import (
+    MapOptions,
     check_distributions,
     check_metric,
     check_options,
@@ -66,7 +67,7 @@ def cdam_attention(
     """
     check_dtype("similarity", similarity)
     similarity = check_similarity(similarity)
-    options = check_options(similarity, scales, temperature, attention_temperature, metric, order, minmax)
+    options = check_options(similarity, MapOptions(scales, temperature, attention_temperature, metric, order, minmax))
     result_dtype = check_out_dtype(out_dtype, similarity.dtype)
     check_served(similarity.shape[-2] * similarity.shape[-1], similarity=similarity)
     with without_autocast(similarity.device.type):
@@ -102,7 +103,7 @@ def cdam_attend(
     check_dtype("similarity", similarity)
     similarity = check_similarity(similarity)
     values = check_values(values, similarity)
-    options = check_options(similarity, scales, temperature, attention_temperature, metric, order, minmax)
+    options = check_options(similarity, MapOptions(scales, temperature, attention_temperature, metric, order, minmax))
     result_dtype = check_out_dtype(out_dtype, similarity.dtype)
     check_served(similarity.shape[-2] * similarity.shape[-1], similarity=similarity, values=values)
     with without_autocast(similarity.device.type):

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from cdam_fast.compat import scaled_dot_product_attention
-from cdam_fast.models.base import Base, LastBlock
+from cdam_fast.models.base import Base, Grid, LastBlock
 from cdam_fast.models.blocks import Block, join_heads
 from cdam_fast.models.positions import by_size
 from cdam_fast.models.tower import Tower
@@ -39,7 +39,7 @@ def _attend(block: Block, last: LastBlock, applied_to: Tensor) -> Tensor:
     return _self_self(block, last.tokens, projections, applied_to)[:, :, last.first_patch :]
 
 
-def _two_paths(tower: Tower, x: Tensor) -> LastBlock:
+def _two_paths(tower: Tower, x: Tensor, grid: Grid, seen: Tensor | None) -> LastBlock:
     first = max(0, len(tower.blocks) - DEPTH)
     for block in tower.blocks[:first]:
         x = block.run(x)
@@ -54,7 +54,7 @@ def _two_paths(tower: Tower, x: Tensor) -> LastBlock:
         x = block.add_mlp(x + block.output(join_heads(attended)))
     block = tower.blocks[-1]
     tokens, first_patch = block.normalise(x), int(tower.has_cls)
-    return LastBlock(tokens, block.project(tokens, "v"), parallel[:, first_patch:], first_patch)
+    return LastBlock(tokens, block.project(tokens, "v"), parallel[:, first_patch:], grid, first_patch, seen)
 
 
 GEM = Base("gem", _attend, keeps_residual=True, keeps_mlp=False, resize_positions=by_size, run=_two_paths)

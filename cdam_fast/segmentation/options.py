@@ -9,22 +9,13 @@ import torch
 from torch import Tensor
 
 from cdam_fast import graphs
-from cdam_fast.arguments import check_backend, check_positive, plain, working_dtype
+from cdam_fast.arguments import MapOptions, check_backend, check_positive, plain, working_dtype
 from cdam_fast.arguments import check_options as check_map_options
-from cdam_fast.constants import ATTENTION_TEMPERATURE, SCALES, TEMPERATURE
 from cdam_fast.models import Tower
 
 THRESHOLDS_OVER = ("image", "window", "last_window")
 
-_MAP_DEFAULTS: dict[str, Any] = {
-    "scales": SCALES,
-    "temperature": TEMPERATURE,
-    "attention_temperature": ATTENTION_TEMPERATURE,
-    "metric": "js",
-    "order": "official",
-    "minmax": (True, True),
-    "backend": "auto",
-}
+_MAP_DEFAULTS: dict[str, Any] = {**MapOptions()._asdict(), "backend": "auto"}
 
 
 class Options(NamedTuple):
@@ -41,6 +32,7 @@ class Options(NamedTuple):
     stride: int
     batch_size: int
     graph: bool
+    refine: bool
     map: dict[str, Any]
 
 
@@ -58,6 +50,7 @@ def check_options(
     stride: object,
     batch_size: object,
     graph: object,
+    refine: object,
     device: object,
     map_options: dict[str, Any],
 ) -> Options:
@@ -87,6 +80,7 @@ def check_options(
         alpha=check_positive("alpha", (2.0 if tower.patch == (32, 32) else 2.5) if alpha is None else alpha),
         logit_scale=check_positive("logit_scale", logit_scale),
         graph=_graph(graph, with_map, options["backend"], tower.device if device is None else check_device(device)),
+        refine=check_flag("refine", refine),
         map=options,
         **checked,
     )
@@ -152,7 +146,7 @@ def _map(tower: Tower, window: int, map_options: dict[str, Any]) -> dict[str, An
     options = _MAP_DEFAULTS | map_options
     check_backend(options["backend"])
     grid = torch.empty(1, window // tower.patch[0], window // tower.patch[1], device="meta")
-    check_map_options(grid, *(options[name] for name in _MAP_DEFAULTS if name != "backend"))
+    check_map_options(grid, MapOptions(**{name: options[name] for name in MapOptions._fields}))
     return options
 
 

@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from cdam_fast.segmentation.images import as_tensor
+from cdam_fast.segmentation.palette import MOST_CLASSES, Colour, palette
+from cdam_fast.segmentation.pictures import Entry, as_png, label_figure, label_picture, overlay
 from cdam_fast.segmentation.windows import upsample
+
+if TYPE_CHECKING:
+    import PIL.Image
 
 _ELEMENTS_AT_ONCE = 1 << 24  # 64 MB of upsampled logits, whatever the photograph's size
 
@@ -28,10 +39,14 @@ class Segmentation:
     """``[Q, h, w]`` cosines of the Q words, averaged over windows, at the size that the windows covered."""
     synonyms: tuple[int, ...] = field(repr=False)
     """How many of the words each class has; the words of a class are in a row."""
+    words: tuple[str, ...] = field(default=(), repr=False)
+    """The Q words, in the order of `word_logits`."""
+    background: int | None = None
+    """Index of the background's class; None where no class has that word or was named."""
 
     @property
     def logits(self) -> Tensor:
-        """``[C, H, W]`` cosines, a class's the largest of its synonyms', bilinear at the image's size.
+        """``[C, H, W]`` cosines, a class's the largest of its synonyms', bilinear at the image's size, never refined.
 
         Made on each access: for a large photograph it is the one large array.
         """
@@ -41,13 +56,91 @@ class Segmentation:
             torch.amax(upsample(words, (height, width)), 0, out=row)
         return result
 
+    def to_dict(self) -> dict[str, Any]:
+        """What ``json.dumps`` takes: ``height``, ``width``, ``threshold`` and, in ``classes``, each class.
+
+        Of a class: ``class`` (its name), ``words``, ``label`` (its index), ``colour`` (red, green, blue, 0 to 255, as
+        in the pictures), ``pixels``, ``area`` (their share, 0 to 1) and ``score`` (the mean probability in them, None
+        where there are none).
+        """
+        height, width = self.labels.shape
+        labels, probability = self.labels.flatten().cpu(), self.probability.flatten().cpu().double()
+        count = len(self.class_names)
+        pixels = torch.bincount(labels, minlength=count)
+        totals = torch.bincount(labels, probability, minlength=count)
+        words = iter(self.words)
+        classes = [
+            {
+                "class": name,
+                "words": list(islice(words, synonyms)),
+                "label": i,
+                "colour": list(colour),
+                "pixels": int(pixels[i]),
+                "area": float(pixels[i]) / labels.numel(),
+                "score": float(totals[i] / pixels[i]) if pixels[i] else None,
+            }
+            for i, (name, synonyms, colour) in enumerate(zip(self.class_names, self.synonyms, self._palette()))
+        ]
+        return {"height": height, "width": width, "threshold": self.threshold, "classes": classes}
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the labels as a palette PNG, which VOC's tools read: the index of a pixel is its class.
+
+        Raises:
+            ValueError: a name that does not end in .png, more than 256 classes. OSError: a file that cannot be written.
+        """
+        target = Path(path)
+        if target.suffix.lower() != ".png":
+            raise ValueError(f"path: got {os.fspath(path)!r}, takes a name that ends in .png, which keeps the indices")
+        target.write_bytes(as_png(label_picture(self.labels, self._palette())))
+
+    def overlay(self, image: object) -> PIL.Image.Image:
+        """The image tinted by class, with outlines, the names in their regions and a legend of areas; a PIL image.
+
+        Args:
+            image: the one that was segmented: a PIL image, an array or a tensor, as `CDAMSegmenter.segment` takes.
+
+        Raises:
+            TypeError, ValueError: no image; one of another size than the labels; more than 256 classes.
+        """
+        pixels = as_tensor(image, "image")
+        if pixels.shape[-2:] != self.labels.shape:
+            height, width = self.labels.shape
+            raise ValueError(
+                f"image: got {pixels.shape[-2]}x{pixels.shape[-1]} pixels, takes the {height}x{width} that were segmented"
+            )
+        if pixels.dtype != torch.uint8:
+            pixels = (pixels * 255).round().clamp(0, 255).to(torch.uint8)
+        return overlay(pixels, self.labels, self._palette(), self._entries(), self.background)
+
+    def _repr_png_(self) -> bytes:
+        """The labels in their colours with a legend: what a notebook shows."""
+        return as_png(label_figure(self.labels, self._palette(), self._entries(), self.background))
+
+    def _palette(self) -> list[Colour]:
+        count = len(self.class_names)
+        if count > MOST_CLASSES:
+            raise ValueError(f"class_names: got {count} classes, a picture takes at most {MOST_CLASSES}")
+        return palette(count, self.background)
+
+    def _entries(self) -> list[Entry]:
+        """Of the legend: the classes that there are, the largest first."""
+        found = (Entry(row["label"], row["class"], row["area"]) for row in self.to_dict()["classes"] if row["pixels"])
+        return sorted(found, key=lambda entry: -entry.share)
+
 
 def largest_of_classes(word_logits: Tensor, synonyms: tuple[int, ...]) -> Tensor:
     """The largest of each class's words, ``[B, Q, h, w] -> [B, C, h, w]``."""
     return torch.stack([words.amax(1) for words in torch.split(word_logits, list(synonyms), 1)], 1)
 
 
-def best_word(logits: Tensor, size: tuple[int, int], logit_scale: float) -> tuple[Tensor, Tensor]:
+Refine = Callable[[Tensor], Tensor]
+"""``[Q, H, W] -> [Q, H, W]``, each word by itself."""
+
+
+def best_word(
+    logits: Tensor, size: tuple[int, int], logit_scale: float, refine: Refine | None = None
+) -> tuple[Tensor, Tensor]:
     """Index of the best word and its probability for each pixel, ``[Q, h, w] -> [H, W]`` int64, ``[H, W]``.
 
     A few words at a time are upsampled, so that the image's size times the number of words is never held.
@@ -58,6 +151,8 @@ def best_word(logits: Tensor, size: tuple[int, int], logit_scale: float) -> tupl
     step = max(1, _ELEMENTS_AT_ONCE // (size[0] * size[1]))
     for start in range(0, len(logits), step):
         upsampled = upsample(logits[start : start + step], size)
+        if refine is not None:
+            upsampled = refine(upsampled)
         most, where = upsampled.max(0)
         # about the largest, so that no exponential overflows at any scale
         total = ((upsampled - most) * logit_scale).exp_().sum(0).log_().add_(most, alpha=logit_scale)
@@ -74,9 +169,10 @@ def label_pixels(
     logit_scale: float,
     background: int | None,
     threshold: Tensor | float,
+    refine: Refine | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Labels and the best class's probability, both ``[H, W]``; below the threshold a pixel is background."""
-    index, probability = best_word(logits, size, logit_scale)
+    index, probability = best_word(logits, size, logit_scale, refine)
     labels = classes[index]
     if background is not None:
         labels = torch.where(probability < threshold, background, labels)

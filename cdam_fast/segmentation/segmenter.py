@@ -3,40 +3,30 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import partial, wraps
+from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar, cast, overload
+from typing import Any, overload
 
 import torch
 from torch import Tensor, nn
 
-from cdam_fast.attention import cdam_attend, cdam_attention
-from cdam_fast.background import entropy_threshold
+from cdam_fast.attention import cdam_attend
 from cdam_fast.compat import OutOfMemoryError
 from cdam_fast.graphs import AttendGraphs, check_graph
-from cdam_fast.models import LastBlock, Tokenizer, Tower, check_base, of_processor, own_settings, unwrap
+from cdam_fast.models import Base, Tokenizer, Tower, check_base, of_processor, own_settings, unwrap
+from cdam_fast.segmentation.finish import finish
 from cdam_fast.segmentation.images import as_tensor, resize_to
 from cdam_fast.segmentation.load import load_clip, model_defaults
-from cdam_fast.segmentation.options import Options, check_device, check_options, normalisation
+from cdam_fast.segmentation.options import check_device, check_options, normalisation
 from cdam_fast.segmentation.outcomes import outcomes
-from cdam_fast.segmentation.result import Segmentation, label_pixels, largest_of_classes
-from cdam_fast.segmentation.texts import Texts, build_texts
+from cdam_fast.segmentation.patches import PatchLogits
+from cdam_fast.segmentation.result import Segmentation
+from cdam_fast.segmentation.texts import build_texts
 from cdam_fast.segmentation.windows import Canvas
 
-Method = TypeVar("Method", bound=Callable[..., Any])
 
-
-def _own_settings(method: Method) -> Method:
-    @wraps(method)
-    def call(self: CDAMSegmenter, *arguments: Any, **options: Any) -> Any:
-        with own_settings(self.tower.device):
-            return method(self, *arguments, **options)
-
-    return cast("Method", call)
-
-
-class CDAMSegmenter:
+class CDAMSegmenter(PatchLogits):
     """Open-vocabulary segmentation with CLIP (section 3 of the paper): a base method, with or without CDAM.
 
     Args:
@@ -49,7 +39,8 @@ class CDAMSegmenter:
             transformers, whose mean and deviation of the pixels are then used; None where all features are given.
         class_names: strings or lists of synonyms. Synonyms compete separately in the map, the probabilities and the
             entropy; a class takes their maximum. A word of two classes gives its pixels to the first, with a warning.
-        base: ``"maskclip"``, ``"sclip"``, ``"clearclip"`` or ``"gem"``.
+        base: ``"maskclip"``, ``"sclip"``, ``"clearclip"``, ``"gem"``, ``"naclip"``, ``"scclip"``, or a `Base` of your
+            own, such as `proxyclip` makes of another encoder.
         cdam: False for the base method alone.
         augmented_prompts: add the 80 augmented text prompts to the classes from which the map is made.
         background: ``"entropy"``, the threshold of Eq. 4; a number, a fixed threshold of the probability; None, no
@@ -75,6 +66,8 @@ class CDAMSegmenter:
             ``$XDG_CACHE_HOME/cdam_fast``, False none.
         graph: replay CUDA graphs of the map, which spares the host most of its time for it: one for each number of
             windows at once, size of window and stream, recorded by its first call; 8 are kept, with their memory.
+        refine: move the edges to those of the image: `cdam_fast.refine` of every word's logits at the image's size,
+            before the softmax. The paper's numbers are without it (section 4.1).
         map_options: ``scales``, ``temperature``, ``attention_temperature``, ``metric``, ``order``, ``minmax`` and
             ``backend`` of `cdam_fast.cdam_attention`.
 
@@ -93,7 +86,7 @@ class CDAMSegmenter:
         tokenizer: Tokenizer | None,
         class_names: Sequence[str | Sequence[str]],
         *,
-        base: str = "maskclip",
+        base: str | Base = "maskclip",
         cdam: bool = True,
         augmented_prompts: bool = True,
         background: str | float | None = "entropy",
@@ -114,11 +107,12 @@ class CDAMSegmenter:
         device: torch.device | str | None = None,
         cache_dir: str | Path | bool = True,
         graph: bool = False,
+        refine: bool = False,
         **map_options: Any,
     ) -> None:
         tower = Tower(model)
         self.base = check_base(base)
-        self.options: Options = check_options(
+        self.options = check_options(
             tower,
             cdam=cdam,
             augmented_prompts=augmented_prompts,
@@ -131,6 +125,7 @@ class CDAMSegmenter:
             stride=stride,
             batch_size=batch_size,
             graph=graph,
+            refine=refine,
             device=device,
             map_options=map_options,
         )
@@ -151,11 +146,11 @@ class CDAMSegmenter:
         )
         self.tower = tower.to(dtype, device)
         self._mean, self._deviation = normalisation(self.tower, image_mean, image_std)
-        self._attend: Callable[[Tensor, Tensor], Tensor] = partial(cdam_attend, **self.options.map)
+        self._attend = partial(cdam_attend, **self.options.map)
         if self.options.graph:
             check_graph(self._mean.new_empty(1, 1, *(self.options.window // side for side in self.tower.patch)))
             self._attend = AttendGraphs(self.options.map)
-        self.texts: Texts = texts.to(self.tower)
+        self.texts = texts.to(self.tower)
         if self.options.background is not None and self.texts.words.background is None:
             warnings.warn(
                 'background: the threshold is off, as class_names has no class "background"; give one, '
@@ -196,64 +191,6 @@ class CDAMSegmenter:
             raise TypeError("class_names: got None, takes a sequence of strings or of lists of synonyms")
         model, tokenizer = load_clip(model_name, pretrained, check_device(device), quick_gelu)
         return cls(model, tokenizer, class_names, **(model_defaults(model_name) | options))
-
-    # --- one window, or a batch of them
-
-    @_own_settings
-    def base_similarity(self, pixels: Tensor) -> Tensor:
-        """Cosines of the base method's patch features with all words: the map's input.
-
-        ``[B, 3, H, W]`` normalised pixels, of any size that the patch divides -> ``[B, Q + A, h, w]``, the Q words of
-        the classes, then the A augmented prompts (A = 0 where they are off).
-        """
-        return self._similarity(pixels)[1]
-
-    @_own_settings
-    def attention(self, pixels: Tensor, **map_options: Any) -> Tensor:
-        """CDAM's map, ``[B, 3, H, W] -> [B, N, N]``; map_options override the segmenter's for this call."""
-        return cdam_attention(self._similarity(pixels)[1], **(self.options.map | map_options))
-
-    @_own_settings
-    def base_attention(self, pixels: Tensor) -> Tensor:
-        """The attention that the map takes the place of, mean over heads, ``[B, 3, H, W] -> [B, N, N]``."""
-        return self.base.attention(self.tower, self.base.prepare(self.tower, self.tower.check_pixels(pixels)))
-
-    @_own_settings
-    def patch_logits(self, pixels: Tensor) -> Tensor:
-        """Cosines after the last pass, ``[B, 3, H, W] -> [B, C, h, w]``; of a class's synonyms the largest."""
-        return largest_of_classes(self._word_logits(pixels), self.texts.words.synonyms)
-
-    @_own_settings
-    def word_logits(self, pixels: Tensor) -> Tensor:
-        """Cosines after the last pass, ``[B, 3, H, W] -> [B, Q, h, w]``, of the Q words of the classes.
-
-        The words of a class are in a row, ``texts.words.synonyms`` of them: what code that takes the largest of each
-        class itself, or softmaxes over words, wants.
-        """
-        return self._word_logits(pixels)
-
-    def _similarity(self, pixels: Tensor) -> tuple[LastBlock, Tensor]:
-        pixels = self.tower.check_pixels(pixels)
-        last = self.base.prepare(self.tower, pixels)
-        return last, self._cosines(self.base.first_pass(self.tower, last), self.texts.features, pixels)
-
-    def _word_logits(self, pixels: Tensor) -> Tensor:
-        """``[B, 3, H, W] -> [B, Q, h, w]``."""
-        last, similarity = self._similarity(pixels)
-        if not self.options.cdam:
-            return similarity
-        attended = self._attend(similarity, last.patch_values)
-        features = self.base.finish(self.tower, last, attended)
-        return self._cosines(features, self.texts.class_features, pixels)
-
-    def _cosines(self, features: Tensor, text: Tensor, pixels: Tensor) -> Tensor:
-        return (text @ features.mT).reshape(len(features), len(text), *self.tower.grid(pixels))
-
-    def normalise(self, image: Tensor) -> Tensor:
-        """``[..., 3, H, W]`` in [0, 1] -> pixels as the other methods take them, in the model's dtype."""
-        return ((image - self._mean) / self._deviation).to(self.tower.dtype)
-
-    # --- whole images
 
     def __call__(self, image: object) -> Segmentation:
         """`segment` of one image."""
@@ -307,7 +244,7 @@ class CDAMSegmenter:
         pixels = as_tensor(image, name).to(self.tower.device)
         size = (pixels.shape[-2], pixels.shape[-1])
         resized = resize_to(pixels, options.short_side, name)
-        return Canvas(self.normalise(resized), size, options.window, options.stride)
+        return Canvas(self.normalise(resized), size, options.window, options.stride, pixels if options.refine else None)
 
     def _guarded(self, crops: list[Tensor]) -> Tensor:
         try:
@@ -320,35 +257,4 @@ class CDAMSegmenter:
             ) from error
 
     def _finish(self, canvas: Canvas) -> Segmentation:
-        options, words = self.options, self.texts.words
-        logits = canvas.mean()
-        if not bool(torch.stack([patches.isfinite().all() for patches in canvas.patch_logits]).all()):
-            raise RuntimeError(
-                f"dtype: {self.tower.dtype} gives logits that are not finite; take float32, or look at the model"
-            )
-        background = None if options.background is None else words.background
-        threshold = self._threshold(canvas) if background is not None else logits.new_zeros(())
-        labels, probability = label_pixels(
-            logits, canvas.size, self.texts.classes, options.logit_scale, background, canvas.at_full_size(threshold)
-        )
-        mean = float(threshold.mean())
-        if mean > 1:
-            warnings.warn(
-                f"threshold: {mean:.2f} is above any probability, so every pixel is background; the entropy of Eq. 4 "
-                f"is low with {len(words.words)} words (give more words, a smaller alpha or a fixed background)",
-                stacklevel=2,
-            )
-        return Segmentation(labels, probability, mean, words.names, logits, words.synonyms)
-
-    def _threshold(self, canvas: Canvas) -> Tensor:
-        """One threshold, or ``[windows]`` of them."""
-        options = self.options
-        if not isinstance(options.background, str):
-            return self.texts.features.new_tensor(options.background or 0.0)
-        if options.threshold_over == "window":
-            patches = torch.stack(canvas.patch_logits)
-        elif options.threshold_over == "last_window":
-            patches = canvas.patch_logits[-1]
-        else:
-            patches = torch.cat(canvas.patch_logits, -1)
-        return entropy_threshold(patches, logit_scale=options.logit_scale, alpha=options.alpha)
+        return finish(canvas, self.options, self.texts, self.tower.dtype)

@@ -22,11 +22,14 @@ class Canvas:
         pixels: ``[3, H, W]`` normalised, both sides at least the window.
         size: ``(height, width)`` of the image before it was resized.
         window, stride: pixels.
+        image: ``[3, height, width]`` as it was, where the labels are refined by it.
     """
 
-    def __init__(self, pixels: Tensor, size: tuple[int, int], window: int, stride: int) -> None:
+    def __init__(
+        self, pixels: Tensor, size: tuple[int, int], window: int, stride: int, image: Tensor | None = None
+    ) -> None:
         height, width = pixels.shape[-2:]
-        self.pixels, self.size, self.window = pixels, size, window
+        self.pixels, self.size, self.window, self.image = pixels, size, window, image
         self.places = [
             (top, left)
             for top in window_starts(height, window, stride)

@@ -19,7 +19,7 @@ from other_models import (
 )
 from torch import nn
 from torch.nn import functional
-from towers import last_attention, projected, self_self, with_mlp
+from towers import WRITTEN_OUT, last_attention, projected, self_self, with_mlp
 
 from cdam_fast import CDAMSegmenter
 from cdam_fast.compat import refusal_of_dtype, scaled_dot_product_attention
@@ -27,7 +27,7 @@ from cdam_fast.models import BASES, Tower, dense_features, text_features
 from cdam_fast.models.blocks import join_heads
 
 package = transformers()
-every_base = pytest.mark.parametrize("base", BASES)
+every_base = pytest.mark.parametrize("base", WRITTEN_OUT)
 both = pytest.mark.parametrize("make", [clip_of_transformers, siglip_of_transformers], ids=["clip", "siglip"])
 SIZES = {"short_side": 64, "window": 64, "stride": 32, "scales": (1.0,)}
 OPTIONS = {"templates": ["a photo of a {}.".format], "cache_dir": False, "augmented_prompts": False, **SIZES}
