@@ -43,6 +43,9 @@ LEGS = (
     ("3.13", "newest"),
 )
 
+SAME_KERNELS = ("3.13", "newest")
+"""The leg whose torch and Triton another leg has: the kernels' tests, half of a leg's time, are left out of it."""
+
 TRITONS = ("3.2.0", "3.3.1", "3.4.0", "3.5.1", "3.6.0", "3.7.1", "3.8.0", "newest")
 """The last of each minor release."""
 
@@ -101,6 +104,14 @@ def types(session: nox.Session) -> None:
 
 
 @nox.session
+def demo(session: nox.Session) -> None:
+    """The page in a headless browser: Debian's chromium, or the one that playwright has."""
+    with _removed_afterwards(session):
+        session.install("-e", ".[dev,demo]", "playwright")
+        session.run("pytest", *(session.posargs or ("-q", "tests/demo")))
+
+
+@nox.session
 def docs(session: nox.Session) -> None:
     """The documentation as a site; a warning is an error."""
     with _removed_afterwards(session):
@@ -115,7 +126,8 @@ def matrix(session: nox.Session, pins: str) -> None:
     with _removed_afterwards(session):
         _install(session, "-e", ".[dev]", *PINS[pins], newest=pins == "newest")
         _print_versions(session)
-        session.run(*QUICK, *session.posargs, env=ONE_THREAD)
+        again = ("--ignore=tests/kernels",) if (session.python, pins) == SAME_KERNELS else ()
+        session.run(*QUICK, *again, *session.posargs, env=ONE_THREAD)
 
 
 @nox.session(python="3.11")

@@ -13,6 +13,7 @@ from cdam_fast.attention import cdam_attend, cdam_attention, pairwise_divergence
 from cdam_fast.background import entropy_threshold
 from cdam_fast.constants import SCALES
 from cdam_fast.graphs import graphed
+from cdam_fast.isometry import js_embedding
 from cdam_fast.models import Base, LastBlock, proxyclip
 from cdam_fast.paths import explain
 from cdam_fast.prompts import AUGMENTED_TEXT_PROMPTS
@@ -32,6 +33,7 @@ __all__ = [
     "entropy_threshold",
     "explain",
     "graphed",
+    "js_embedding",
     "pairwise_divergence",
     "proxyclip",
     "reference",

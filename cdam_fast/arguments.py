@@ -226,6 +226,26 @@ def check_distributions(p: object, q: object) -> tuple[Tensor, Tensor | None]:
     return first, second
 
 
+def check_origin(base: object, p: Tensor) -> Tensor | None:
+    """None, or ``[C]``, floating, with the classes and the device of p."""
+    if base is None:
+        return None
+    checked = _check_tensor("base", base, 1, "[C]")
+    if checked.shape != p.shape[-1:]:
+        raise ValueError(f"base: got shape {tuple(checked.shape)}, takes [C] with the C = {p.shape[-1]} classes of p")
+    if checked.device != p.device:
+        raise ValueError(f"base: got device {checked.device}, takes that of p, {p.device}")
+    return checked
+
+
+def check_rtol(rtol: object, least: float) -> float:
+    """A number from the least to below 1."""
+    checked = check_positive("rtol", rtol)
+    if not least <= checked < 1:
+        raise ValueError(f"rtol: got {checked!r}, takes a number from {least} to less than 1")
+    return checked
+
+
 def check_logits(logits: object) -> Tensor:
     """``[..., C, N]``, floating, at least one class and one patch."""
     shape = "[..., C, N]"

@@ -128,7 +128,8 @@ def cdam_attend(
         ``[..., N, D]``. Differentiable with respect to similarity and values.
 
     Raises:
-        As `cdam_attention`, and ValueError for values with other rows, batch dims or device.
+        TypeError, ValueError, RuntimeError: as `cdam_attention`; ValueError for values with other rows, batch dims or
+            device too.
     """
     similarity = check_similarity(similarity)
     values = check_values(values, similarity)

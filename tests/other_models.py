@@ -1,7 +1,9 @@
 """Small random models of transformers, and the same weights in open_clip's and timm's classes."""
 
 import json
+import math
 from pathlib import Path
+from types import SimpleNamespace
 
 import open_clip
 import pytest
@@ -9,6 +11,7 @@ import torch
 from open_clip.timm_model import TimmModel
 from open_clip.tokenizer import SimpleTokenizer
 from torch import nn
+from towers import last_attention, projected, self_self, with_mlp
 
 NO_TRANSFORMERS = "transformers: not there, or not with this PyTorch"
 
@@ -195,3 +198,57 @@ def clip_tokenizer_files(folder):
     lines = ["#version: 0.2", *(" ".join(pair) for pair in merges)]
     (Path(folder) / "merges.txt").write_text("\n".join(lines), encoding="utf-8")
     return folder
+
+
+class Adapted(nn.Module):
+    """As PEFT's models."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.base_model = model
+
+    def get_base_model(self):
+        return self.base_model
+
+
+def plainly(layer):
+    """A layer under the names that the plain loops know."""
+    weight, bias = joint(layer.self_attn)
+    heads, out = layer.self_attn.num_heads, layer.self_attn.out_proj
+    attention = SimpleNamespace(in_proj_weight=weight, in_proj_bias=bias, num_heads=heads, out_proj=out)
+    same = nn.Identity()
+    norms = {"ln_1": layer.layer_norm1, "ln_2": layer.layer_norm2}
+    return SimpleNamespace(attn=attention, ls_1=same, ls_2=same, mlp=layer.mlp, **norms)
+
+
+@torch.no_grad()
+def plain_siglip(model, image, base, attention=None):
+    """Normalised patch features [N, D] of one image [3, 64, 64], one head and one patch at a time.
+
+    attention: a map [N, N] in the place of the base's.
+    """
+    vision = model.vision_model
+    patches = vision.embeddings.patch_embedding(image[None])[0].flatten(1).T
+    x = second = patches + vision.embeddings.position_embedding.weight
+    *earlier, last = (plainly(layer) for layer in vision.encoder.layers)
+    for block in earlier:
+        tokens = block.ln_1(x)
+        second = second + projected(block, self_self(block, tokens))
+        q, k, v = (tokens @ block.attn.in_proj_weight.T + block.attn.in_proj_bias).chunk(3, -1)
+        attended = []
+        for head in zip(*(part.chunk(block.attn.num_heads, -1) for part in (q, k, v))):
+            weights = torch.softmax(head[0] @ head[1].T / math.sqrt(head[0].shape[-1]), -1)
+            attended.append(weights @ head[2])
+        x = with_mlp(block, x + projected(block, torch.cat(attended, -1)))
+    attended = last_attention(last, last.ln_1(x), base)
+    if attention is not None:  # maskclip's are the values
+        attended = attention @ last_attention(last, last.ln_1(x), "maskclip")
+    output = projected(last, attended)
+    if base == "gem":
+        y = second + output
+    elif base == "clearclip":
+        y = output
+    else:
+        y = with_mlp(last, x + output)
+    features = torch.cat([vision.head(vision.post_layernorm(token[None, None])) for token in y])
+    return features / features.norm(dim=-1, keepdim=True)

@@ -30,11 +30,16 @@ RUN_ELSEWHERE = {"The released CDAM code", "SCLIP's code", "ClearCLIP's code", "
 LONG = {"bench", "kernels", "tune", "demo"}
 """Subcommands that take minutes, or go on until they are stopped; of them, only the arguments are tried here."""
 
+IN_A_ROW = {"docs/bases.md", "docs/nearest-neighbours.md", "docs/demo.md"}
+"""Pages whose blocks go on from each other, each run by a test of its own."""
+
 BLOCKS = [block for file in FILES for block in documentation.blocks(file)]
 
 
 def of_language(language):
     chosen = [block for block in BLOCKS if block.language == language]
+    if language == "python":
+        chosen = [block for block in chosen if block.file not in IN_A_ROW]
     return pytest.mark.parametrize("block", chosen, ids=[f"{block.file}:{block.line}" for block in chosen])
 
 

@@ -26,11 +26,11 @@ LAYERS = (
     {"divergence"},
     {"reference", "portable"},
     {"ops"},
-    {"attention", "background", "models"},
+    {"attention", "background", "isometry", "models"},
     {"graphs", "paths"},
     {"segmentation"},
     {""},  # cdam_fast itself
-    {"testing"},
+    {"sklearn", "testing"},
     {"ahead", "demo", "evaluation", "measuring"},  # evaluation: mIoU, when there is one
     {"commands"},
     {"cli"},

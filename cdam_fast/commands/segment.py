@@ -31,6 +31,9 @@ def add_command(commands: Any) -> None:
         'Without a word "background" every pixel gets one of the others',
     )
     segment.add_argument("--json", action="store_true", help="write NAME.json too: area and score of each class")
+    segment.add_argument(
+        "--refine", action="store_true", help="move the edges of labels to the photograph's (PAMR); takes a few seconds"
+    )
     segment.add_argument("--no-cdam", action="store_true", help="the base method alone")
     segment.add_argument(
         "--background",
@@ -80,6 +83,7 @@ def _segment(parsed: argparse.Namespace) -> int:
         "background_class": _background_class(parsed.background_class),
         "threshold_over": parsed.threshold_over,
         "alpha": parsed.alpha,
+        "refine": parsed.refine,
         "batch_size": parsed.batch_size,
     }
     segmenter = make_segmenter(parsed, classes, options, left_out)

@@ -93,7 +93,7 @@ def run_segment(
             fail(job.photo, error)
             continue
         outcome.written.append(job.photo)
-        on_photo(f"{job.photo}: {_summary(described['classes'])}")
+        on_photo(f"{job.photo}: {_summary(described)}")
     return outcome
 
 
@@ -127,7 +127,7 @@ def _by_area(described: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return sorted((row for row in described if row["pixels"]), key=lambda row: -row["area"])
 
 
-def _summary(described: list[dict[str, Any]]) -> str:
-    rows = _by_area(described)
+def _summary(described: dict[str, Any]) -> str:
+    rows = _by_area(described["classes"])
     shown = ", ".join(f"{row['class']} {100 * row['area']:.0f} %" for row in rows[:4])
     return shown + (f" and {len(rows) - 4} more" if len(rows) > 4 else "")

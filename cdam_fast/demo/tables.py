@@ -59,10 +59,7 @@ def times(segmented: Segmented) -> str:
     if seconds.cdam is None:
         line = f"<b>{spoken(seconds.whole)}</b> from photograph to labels, without CDAM."
     else:
-        line = (
-            f"<b>CDAM {spoken(seconds.cdam)} of {spoken(seconds.whole)}</b> from photograph to labels; "
-            f"the base alone took {spoken(seconds.alone)}."
-        )
+        line = f"<b>CDAM {spoken(seconds.cdam)} of {spoken(seconds.whole)}</b> from photograph to labels."
     notes = "".join(f"<br>Note: {escape(note)}" for note in segmented.notes)
     return status(line + notes)
 

@@ -62,8 +62,6 @@ class Seconds:
     """Of the segmentation that was asked for."""
     cdam: float | None
     """Of it, the map and its product with the values; None without CDAM."""
-    alone: float
-    """The base without CDAM."""
 
 
 @dataclass(frozen=True)
@@ -170,13 +168,12 @@ def _timed(pair: Pair, photo: Tensor, cdam: bool) -> tuple[list[Segmentation], S
     device = pair.alone.tower.device
     start = now(device)
     results = [pair.alone(photo)]
-    alone = now(device) - start
     if not cdam:
-        return results, Seconds(alone, None, alone)
+        return results, Seconds(now(device) - start, None)
     pair.clock.seconds = 0.0
     start = now(device)
     results.append(pair.cdam(photo))
-    return results, Seconds(now(device) - start, pair.clock.seconds, alone)
+    return results, Seconds(now(device) - start, pair.clock.seconds)
 
 
 def _view(title: str, photo: Tensor, result: Segmentation) -> View:

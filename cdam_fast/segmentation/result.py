@@ -61,7 +61,7 @@ class Segmentation:
 
         Of a class: ``class`` (its name), ``words``, ``label`` (its index), ``colour`` (red, green, blue, 0 to 255, as
         in the pictures), ``pixels``, ``area`` (their share, 0 to 1) and ``score`` (the mean probability in them, None
-        where there are none).
+        where there are none). Of more than 256 classes none has a colour.
         """
         height, width = self.labels.shape
         labels, probability = self.labels.flatten().cpu(), self.probability.flatten().cpu().double()
@@ -69,17 +69,18 @@ class Segmentation:
         pixels = torch.bincount(labels, minlength=count)
         totals = torch.bincount(labels, probability, minlength=count)
         words = iter(self.words)
+        colours = self._palette() if count <= MOST_CLASSES else [None] * count
         classes = [
             {
                 "class": name,
                 "words": list(islice(words, synonyms)),
                 "label": i,
-                "colour": list(colour),
+                "colour": colour and list(colour),
                 "pixels": int(pixels[i]),
                 "area": float(pixels[i]) / labels.numel(),
                 "score": float(totals[i] / pixels[i]) if pixels[i] else None,
             }
-            for i, (name, synonyms, colour) in enumerate(zip(self.class_names, self.synonyms, self._palette()))
+            for i, (name, synonyms, colour) in enumerate(zip(self.class_names, self.synonyms, colours))
         ]
         return {"height": height, "width": width, "threshold": self.threshold, "classes": classes}
 
@@ -105,13 +106,12 @@ class Segmentation:
         """
         pixels = as_tensor(image, "image")
         if pixels.shape[-2:] != self.labels.shape:
-            height, width = self.labels.shape
-            raise ValueError(
-                f"image: got {pixels.shape[-2]}x{pixels.shape[-1]} pixels, takes the {height}x{width} that were segmented"
-            )
+            got, takes = ("x".join(map(str, shape)) for shape in (pixels.shape[-2:], self.labels.shape))
+            raise ValueError(f"image: got {got} pixels, takes the {takes} that were segmented")
         if pixels.dtype != torch.uint8:
             pixels = (pixels * 255).round().clamp(0, 255).to(torch.uint8)
-        return overlay(pixels, self.labels, self._palette(), self._entries(), self.background)
+        drawn: PIL.Image.Image = overlay(pixels, self.labels, self._palette(), self._entries(), self.background)
+        return drawn
 
     def _repr_png_(self) -> bytes:
         """The labels in their colours with a legend: what a notebook shows."""

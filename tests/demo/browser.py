@@ -112,7 +112,7 @@ def main(path):
     """The first example, segmented, and the map of its middle; reduced to a palette."""
     from PIL import Image
 
-    with served() as (_, address), opened(address) as page:
+    with served() as (_, address), opened(address, height=1240) as page:
         segment(page)
         status(page, "from photograph to labels")
         page.locator("#view-1 img").wait_for()

@@ -91,9 +91,9 @@ def test_torchscript_is_refused():
         Tower(torch.jit.trace(nn.Linear(2, 2), torch.zeros(1, 2)))
 
 
-def test_a_model_of_transformers_is_refused():
-    kind = type("CLIPModel", (nn.Module,), {"__module__": "transformers.models.clip.modeling_clip"})
-    with pytest.raises(TypeError, match="model: got CLIPModel of transformers, takes a CLIP of open_clip"):
+def test_another_model_of_transformers_is_refused():
+    kind = type("BlipModel", (nn.Module,), {"__module__": "transformers.models.blip.modeling_blip"})
+    with pytest.raises(TypeError, match="model: got BlipModel of transformers, takes a CLIP of open_clip"):
         Tower(kind())
 
 

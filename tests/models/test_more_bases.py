@@ -4,6 +4,7 @@ import pytest
 import restated_bases
 import torch
 from cases import float16_of_models
+from other_models import siglip_of_transformers
 from towers import small_model
 
 from cdam_fast import CDAMSegmenter, proxyclip, reference
@@ -198,26 +199,29 @@ def test_what_makes_no_proxyclip(make, error, named):
 
 @pytest.fixture(scope="module")
 def siglip():
-    transformers = pytest.importorskip("transformers")
-    torch.manual_seed(0)
-    vision = {"hidden_size": 64, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 96,
-              "image_size": 64, "patch_size": 16}  # fmt: skip
-    text = {"hidden_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32,
-            "vocab_size": 50}  # fmt: skip
-    return transformers.SiglipModel(transformers.SiglipConfig(text_config=text, vision_config=vision)).eval().double()
+    return siglip_of_transformers().double()
 
 
 @pytest.mark.parametrize("name", ["naclip", "proxyclip"])
+@torch.no_grad()
 def test_a_model_without_a_cls_token(siglip, name):
-    """Its attention is that of the patches alone: rows sum to one, and near patches get more of NACLIP's."""
     base, tower = base_of(name), Tower(siglip)
-    pixels = torch.randn(2, 3, 64, 64, dtype=torch.float64)
-    with torch.no_grad():
-        last = base.prepare(tower, pixels)
-        weights = base.attention(tower, last)
+    pixels = torch.randn(2, 3, 32, 64, dtype=torch.float64)
+    last = base.prepare(tower, pixels)
+    weights = base.attention(tower, last)
     assert last.first_patch == 0
-    torch.testing.assert_close(weights.sum(-1), torch.ones(2, 16, dtype=torch.float64))
-    assert dense_features(siglip, pixels, base).shape == (2, 16, tower.embedding_size)
+    assert dense_features(siglip, pixels, base).shape == (2, 8, tower.embedding_size)
+    if name == "proxyclip":
+        x = torch.nn.functional.normalize(encode(pixels).flatten(2), dim=1)
+        shifted = 3 * (x.mT @ x - 1.2 * (x.mT @ x).mean((1, 2), keepdim=True))
+        expected = torch.softmax(torch.where(shifted < 0, -torch.inf, shifted), -1)
+    else:
+        attention = siglip.vision_model.encoder.layers[-1].self_attn
+        keys = attention.k_proj(last.tokens).unflatten(-1, (2, 32)).transpose(1, 2)
+        row, column = torch.arange(8) // 4, torch.arange(8) % 4
+        squared = (row[:, None] - row) ** 2 + (column[:, None] - column) ** 2
+        expected = torch.softmax(keys @ keys.mT / 32**0.5 + torch.exp(-squared.double() / 50), -1).mean(1)
+    torch.testing.assert_close(weights, expected, rtol=1e-9, atol=1e-12)
 
 
 def test_scclip_refuses_a_model_without_a_cls_token(siglip):
