@@ -77,12 +77,21 @@ def _is_near(url, address):
     return url.startswith((address, "data:", "blob:"))
 
 
-def drop(page, path):
-    """A photograph into the page, in the place of the one that is there."""
-    remove = page.locator("#photo button[aria-label='Clear'], #photo button[aria-label='Remove Image']")
-    if remove.count():
-        remove.first.click()
+def remove(page):
+    """The photograph that is there, if one is."""
+    button = page.locator("#photo button[aria-label='Clear'], #photo button[aria-label='Remove Image']")
+    if button.count():
+        button.first.click()
+        page.locator("#photo img").wait_for(state="detached")
+
+
+def drop(page, path, taken=True):
+    """A photograph into the page, in the place of the one that is there; waits until it is taken."""
+    remove(page)
     page.locator("#photo input[type=file]").set_input_files(str(path))
+    if taken:
+        page.locator("#photo img").wait_for(state="attached")
+        page.locator("#status .cdam-waiting").wait_for()
 
 
 def type_words(page, words):

@@ -46,7 +46,6 @@ def scene(tmp_path_factory):
 
 def segment_well(page, scene, words=WORDS):
     browser.drop(page, scene)
-    page.locator("#photo img").wait_for()
     browser.type_words(page, words)
     browser.segment(page)
     return browser.status(page, "from photograph to labels")
@@ -104,7 +103,6 @@ def cut_jpeg(path):
 )
 def test_a_file_that_is_no_picture(page, scene, tmp_path, name, make, said):
     browser.drop(page, make(tmp_path / name))
-    page.locator("#status .cdam-waiting").wait_for()
     browser.segment(page)
     message = browser.status(page, said, "wrong")
     assert "/" not in message.replace("cdam-fast", "")
@@ -114,7 +112,7 @@ def test_a_file_that_is_no_picture(page, scene, tmp_path, name, make, said):
 def test_a_file_over_the_limit(page, scene, tmp_path):
     noise = np.random.default_rng(0).integers(0, 256, (400, 400, 3), dtype=np.uint8)
     Image.fromarray(noise).save(tmp_path / "large.png")
-    browser.drop(page, tmp_path / "large.png")
+    browser.drop(page, tmp_path / "large.png", taken=False)
     page.get_by_text("maximum allowed size").first.wait_for()
     segment_well(page, scene)
 
@@ -145,10 +143,9 @@ def test_odd_letters(page, scene):
 
 def test_no_photograph_and_a_click_before_there_is_a_result(page, scene):
     browser.drop(page, scene)
-    page.locator("#status .cdam-waiting").wait_for()
     page.locator("#photo img").click()
     page.locator("#caption .cdam-wrong", has_text="segment a photograph first").wait_for()
-    page.locator("#photo button[aria-label='Clear'], #photo button[aria-label='Remove Image']").first.click()
+    browser.remove(page)
     browser.segment(page)
     browser.status(page, "photograph: drop one first", "wrong")
     segment_well(page, scene)

@@ -38,7 +38,8 @@ def test_header_names_what_is_there():
     found = header()
     assert found["sdk"] == "gradio"
     assert (FOLDER / found["app_file"]).is_file()
-    assert int(found["sdk_version"].split(".")[0]) >= 6
+    lowest = re.search(r"gradio>=(\d+)\.(\d+)", (FOLDER.parents[1] / "pyproject.toml").read_text(encoding="utf-8"))
+    assert tuple(map(int, found["sdk_version"].split(".")[:2])) >= tuple(map(int, lowest.groups()))
     assert len(found["short_description"]) <= 60
     assert re.fullmatch('"3\\.1[0-3]"', found["python_version"])
 
