@@ -42,6 +42,7 @@ setup(
         "cdam_fast",
         "cdam_fast.ahead",
         "cdam_fast.commands",
+        "cdam_fast.demo",
         "cdam_fast.kernels",
         "cdam_fast.measuring",
         "cdam_fast.models",

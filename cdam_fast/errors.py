@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 _INSTALL = {
+    "gradio": 'pip install "cdam_fast[demo]"',
     "matplotlib": 'pip install "cdam_fast[plot]"',
     "open_clip": "pip install open_clip_torch",
     "PIL": "pip install pillow",

@@ -14,7 +14,7 @@ import cdam_fast
 
 PACKAGE = Path(cdam_fast.__file__).parent
 ROOT = PACKAGE.parent
-HEAVY = ("triton", "open_clip", "skimage", "matplotlib", "rich")
+HEAVY = ("triton", "open_clip", "skimage", "matplotlib", "rich", "gradio")
 
 # from the bottom up; an import goes to a lower layer, within a package also sideways
 LAYERS = (
@@ -31,14 +31,14 @@ LAYERS = (
     {"segmentation"},
     {""},  # cdam_fast itself
     {"sklearn", "testing"},
-    {"ahead", "evaluation", "measuring"},  # evaluation: mIoU, when there is one
+    {"ahead", "demo", "evaluation", "measuring"},  # evaluation: mIoU, when there is one
     {"commands"},
     {"cli"},
     {"__main__"},
 )
 
 
-FOLDERS = ("ahead", "commands", "kernels", "measuring", "models", "segmentation")
+FOLDERS = ("ahead", "commands", "demo", "kernels", "measuring", "models", "segmentation")
 
 
 def run_python(code):
@@ -57,7 +57,7 @@ def test_import_brings_in_torch_and_nothing_heavy():
     added = loaded_by("import cdam_fast") - loaded_by("import torch, torch.nn.functional, numpy")
     assert "cdam_fast.portable" in added
     assert not {name for name in added if name.split(".")[0] in HEAVY}
-    outside = ("kernels", "measuring", "ahead", "commands", "cli")
+    outside = ("kernels", "measuring", "ahead", "demo", "commands", "cli")
     assert not {name for name in added if name.startswith(tuple(f"cdam_fast.{part}" for part in outside))}
 
 

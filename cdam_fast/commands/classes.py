@@ -7,8 +7,8 @@ import warnings
 from pathlib import Path
 
 from cdam_fast.errors import UsageError
-from cdam_fast.prompts import CLASS_LISTS
 from cdam_fast.segmentation.class_files import ClassNames, read_class_file
+from cdam_fast.segmentation.class_lists import parse_class_list
 from cdam_fast.segmentation.palette import MOST_CLASSES
 from cdam_fast.segmentation.words import check_class_names
 
@@ -21,7 +21,8 @@ def parse_classes(text: str) -> ClassNames:
     A file wins over a word of its name. What looks like a file, by a separator or by its ending, is never a word.
     """
     try:
-        names = read_class_file(Path(text)) if os.path.isfile(text) else _parse_list(text)  # noqa: PTH113 - never raises
+        is_file = os.path.isfile(text)  # noqa: PTH113 - Path.is_file raises for a name that is too long
+        names = read_class_file(Path(text)) if is_file else parse_class_list(text, _of_file)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the segmenter says it again
             check_class_names(names)
@@ -32,17 +33,7 @@ def parse_classes(text: str) -> ClassNames:
     return names
 
 
-def _parse_list(text: str) -> ClassNames:
-    by_name = {name.lower(): words for name, words in CLASS_LISTS.items()}
-    names: ClassNames = []
-    for item in (part.strip() for part in text.split(",")):
-        synonyms = [word.strip() for word in item.split("|")]
-        if item.lower() in by_name:
-            names += by_name[item.lower()]
-        elif not all(synonyms):
-            raise UsageError(f"--classes: got {text!r}, takes words separated by commas, synonyms by bars, or a file")
-        elif item.lower().endswith(".txt") or any(separator in item for separator in _SEPARATORS):
-            names += read_class_file(Path(item))
-        else:
-            names.append(synonyms[0] if len(synonyms) == 1 else synonyms)
-    return names
+def _of_file(item: str) -> ClassNames | None:
+    if item.lower().endswith(".txt") or any(separator in item for separator in _SEPARATORS):
+        return read_class_file(Path(item))
+    return None

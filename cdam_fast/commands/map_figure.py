@@ -16,7 +16,7 @@ from torch.nn import functional
 from cdam_fast.commands.results import MAP, SETTINGS, result_name
 from cdam_fast.errors import UsageError
 from cdam_fast.segmentation import CDAMSegmenter
-from cdam_fast.segmentation.images import resize_to
+from cdam_fast.segmentation.images import resize_to_patches
 
 LONGEST = 4
 """Long side over short side, at most: the map has a row and a column for every patch."""
@@ -50,11 +50,8 @@ def check_points(points: Sequence[Point], photo: Tensor) -> None:
 
 def prepare(segmenter: CDAMSegmenter, photo: Tensor) -> Tensor:
     """``[3, H, W]`` uint8 -> ``[1, 3, H', W']`` normalised, whole patches, the short side as the segmenter's."""
-    resized = resize_to(photo.to(segmenter.tower.device), segmenter.options.short_side)
-    sides = zip(resized.shape[-2:], segmenter.tower.patch)
-    size = [max(1, round(side / patch)) * patch for side, patch in sides]
-    exact = functional.interpolate(resized.unsqueeze(0), size=size, mode="bicubic", antialias=True).clamp(0, 1)
-    return segmenter.normalise(exact)
+    pixels = photo.to(segmenter.tower.device)
+    return segmenter.normalise(resize_to_patches(pixels, segmenter.options.short_side, segmenter.tower.patch))
 
 
 def map_figure(segmenter: CDAMSegmenter, photo: Tensor, points: Sequence[Point], settings: dict[str, Any]) -> bytes:

@@ -1,4 +1,4 @@
-"""What ``cdam-fast segment`` and ``map`` share: the model, its base method, and how a photograph goes through it."""
+"""What ``cdam-fast segment``, ``map`` and ``demo`` share: the model, its base, and how a photograph goes through it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from cdam_fast.models import BASES
 
 _MODEL, _PRETRAINED = "ViT-B-16", "laion2b_s34b_b88k"
 
-_DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
 OF_MODEL = {"short_side": 448, "window": 448, "stride": 224, "logit_scale": 50.0}
@@ -25,11 +25,11 @@ OF_MODEL = {"short_side": 448, "window": 448, "stride": 224, "logit_scale": 50.0
 cosines: what they are for every model but the tiny one, which has its own."""
 
 
-def add_model_options(parser: argparse.ArgumentParser) -> None:
-    """Add model, weights, base, sizes, folder and device."""
+def add_weights(parser: argparse.ArgumentParser, default: str = _MODEL) -> None:
+    """Add model and weights."""
     parser.add_argument(
         "--model",
-        default=_MODEL,
+        default=default,
         metavar="NAME|FILE.json",
         help="model of open_clip, or tiny, which comes with the package and needs no network (default: %(default)s)",
     )
@@ -39,6 +39,17 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         help="its weights: a tag of open_clip, downloaded on first use, or a safetensors file "
         f"(default: {_PRETRAINED} for {_MODEL}; none for models that come with their weights)",
     )
+
+
+def add_arithmetic(parser: argparse.ArgumentParser) -> None:
+    """Add device and dtype."""
+    add_device(parser)
+    parser.add_argument("--dtype", choices=tuple(DTYPES), default="float32", help="default: %(default)s")
+
+
+def add_model_options(parser: argparse.ArgumentParser) -> None:
+    """Add model, weights, base, sizes, folder and device."""
+    add_weights(parser)
     parser.add_argument("--base", default="maskclip", metavar="NAME", help=f"{', '.join(BASES)} (default: %(default)s)")
     for name, default in OF_MODEL.items():
         parser.add_argument(
@@ -52,8 +63,7 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--out", default="cdam-fast-out", metavar="DIR", help="folder to write to (default: %(default)s)"
     )
-    add_device(parser)
-    parser.add_argument("--dtype", choices=tuple(_DTYPES), default="float32", help="default: %(default)s")
+    add_arithmetic(parser)
 
 
 def make_segmenter(parsed: argparse.Namespace, classes: Any, options: dict[str, Any], notes: Sequence[str] = ()) -> Any:
@@ -73,7 +83,7 @@ def make_segmenter(parsed: argparse.Namespace, classes: Any, options: dict[str, 
             augmented_prompts=not parsed.no_augmented,
             **{name: getattr(parsed, name) for name in OF_MODEL if getattr(parsed, name) is not None},
             device=device,
-            dtype=_DTYPES[parsed.dtype],
+            dtype=DTYPES[parsed.dtype],
             **options,
         )
 

@@ -10,7 +10,6 @@ from typing import Any
 
 from torch import Tensor
 
-from cdam_fast.commands.photos import read_photo
 from cdam_fast.commands.results import (
     IDENTITY,
     LABELS,
@@ -24,6 +23,7 @@ from cdam_fast.commands.results import (
 from cdam_fast.errors import reason_of
 from cdam_fast.files import json_text, write_whole
 from cdam_fast.segmentation import CDAMSegmenter, Segmentation
+from cdam_fast.segmentation.photo_files import read_photo
 from cdam_fast.segmentation.pictures import label_picture
 
 

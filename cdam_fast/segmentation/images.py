@@ -185,3 +185,10 @@ def resize_to(image: Tensor, short_side: int, name: str = "image") -> Tensor:
         return values
     resized = functional.interpolate(values.unsqueeze(0), size=size, mode="bicubic", antialias=True)
     return resized[0].clamp(0, 1)  # bicubic overshoots
+
+
+def resize_to_patches(image: Tensor, short_side: int, patch: tuple[int, int]) -> Tensor:
+    """As `resize_to`, then to the nearest size of whole patches: ``[3, H, W] -> [1, 3, H', W']``, all of it at once."""
+    resized = resize_to(image, short_side)
+    size = [max(1, round(side / of_patch)) * of_patch for side, of_patch in zip(resized.shape[-2:], patch)]
+    return functional.interpolate(resized.unsqueeze(0), size=size, mode="bicubic", antialias=True).clamp(0, 1)

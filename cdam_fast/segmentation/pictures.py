@@ -46,9 +46,21 @@ def overlay(
 
     Small photographs are enlarged and large ones reduced, so that lines and letters have a readable size.
     """
+    size = _readable_size(*labels.shape)
+    return _above_legend(tinted(photo, labels, colours, entries, background, size), colours, entries)
+
+
+def tinted(
+    photo: Tensor,
+    labels: Tensor,
+    colours: Sequence[Colour],
+    entries: Sequence[Entry],
+    background: int | None,
+    size: tuple[int, int],
+) -> Any:
+    """`overlay` without its legend, of this width and height."""
     from PIL import Image
 
-    size = _readable_size(*labels.shape)
     image = Image.fromarray(photo.permute(1, 2, 0).cpu().numpy()).resize(size, Image.Resampling.LANCZOS)
     plain = label_picture(labels, colours).resize(size, Image.Resampling.NEAREST)
     classes = np.asarray(plain)
@@ -57,8 +69,9 @@ def overlay(
     strength = np.where(classes == background, 0.35, _TINT)[..., None]
     pixels = pixels * (1 - strength) + tint * strength
     pixels[_outline(classes, max(1, round(size[0] / 700)))] = 255
-    tinted = Image.fromarray(pixels.round().astype(np.uint8))
-    return _with_names(tinted, classes, colours, entries, background)
+    picture = Image.fromarray(pixels.round().astype(np.uint8))
+    _name_regions(picture, classes, [entry for entry in entries if entry.label != background])
+    return picture
 
 
 def label_figure(labels: Tensor, colours: Sequence[Colour], entries: Sequence[Entry], background: int | None) -> Any:
@@ -68,7 +81,9 @@ def label_figure(labels: Tensor, colours: Sequence[Colour], entries: Sequence[En
     plain = label_picture(labels, colours)
     size = _readable_size(*labels.shape)
     plain = plain.resize(size, Image.Resampling.NEAREST)
-    return _with_names(plain.convert("RGB"), np.asarray(plain), colours, entries, background)
+    picture = plain.convert("RGB")
+    _name_regions(picture, np.asarray(plain), [entry for entry in entries if entry.label != background])
+    return _above_legend(picture, colours, entries)
 
 
 def as_png(image: Any) -> bytes:
@@ -83,16 +98,9 @@ def _readable_size(height: int, width: int) -> tuple[int, int]:
     return max(1, round(width * factor)), max(1, round(height * factor))
 
 
-def _with_names(
-    picture: Any,
-    classes: np.ndarray[Any, Any],
-    colours: Sequence[Colour],
-    entries: Sequence[Entry],
-    background: int | None,
-) -> Any:
+def _above_legend(picture: Any, colours: Sequence[Colour], entries: Sequence[Entry]) -> Any:
     from PIL import Image
 
-    _name_regions(picture, classes, [entry for entry in entries if entry.label != background])
     legend = _legend(max(picture.width, _LEAST_WIDTH), colours, entries)
     whole = Image.new("RGB", (legend.width, picture.height + legend.height), _PAPER)
     whole.paste(picture, ((legend.width - picture.width) // 2, 0))

@@ -13,6 +13,7 @@ from PIL import Image, PngImagePlugin
 from cdam_fast import cli
 from cdam_fast.commands import photos, results
 from cdam_fast.errors import UsageError
+from cdam_fast.segmentation import photo_files
 
 
 def save_photo(path, colour=(200, 30, 30), size=(40, 30)):
@@ -207,10 +208,10 @@ def test_photographs_that_need_a_plugin_are_said_in_one_line(tmp_path):
     with pytest.raises(UsageError, match=r"no photograph in the folder .*2 \.heic, takes pip install pillow-heif"):
         photos.find_photos([str(tmp_path)])
     with pytest.raises(ValueError, match=r"\.heic takes pip install pillow-heif"):
-        photos.read_photo(tmp_path / "IMG_2.heic")
+        photo_files.read_photo(tmp_path / "IMG_2.heic")
     save_photo(tmp_path / "thumbnail.nef")  # what Pillow would read of a raw file is its thumbnail
     with pytest.raises(ValueError, match="raw file: export it"):
-        photos.read_photo(tmp_path / "thumbnail.nef")
+        photo_files.read_photo(tmp_path / "thumbnail.nef")
 
 
 def test_what_is_no_file_is_never_waited_for(segment, tmp_path):

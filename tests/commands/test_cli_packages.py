@@ -16,7 +16,7 @@ from cdam_fast.segmentation import fonts, pictures
 
 def _is_asked_again(module):
     kept = ("cdam_fast.errors", "cdam_fast.commands.streams")  # whose classes the command line knows
-    folders = ("commands.", "measuring.", "ahead.", "kernels")
+    folders = ("commands.", "demo.", "measuring.", "ahead.", "kernels")
     return module.startswith(tuple(f"cdam_fast.{folder}" for folder in folders)) and module not in kept
 
 
@@ -32,6 +32,7 @@ def _is_asked_again(module):
         ("rich", ["tune"], "pip install rich"),
         ("matplotlib", ["map", "{photo}", "--point", "1,1", "{tiny}"], 'pip install "cdam_fast[plot]"'),
         ("matplotlib", ["bench", "--plot", "a.png"], 'pip install "cdam_fast[plot]"'),
+        ("gradio", ["demo"], 'pip install "cdam_fast[demo]"'),
         ("triton", ["kernels"], "pip install triton"),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else value if value.isidentifier() else "",

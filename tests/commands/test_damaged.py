@@ -10,8 +10,8 @@ from PIL import Image
 from towers import small_model
 
 from cdam_fast import CDAMSegmenter, cli
-from cdam_fast.commands.photos import read_photo
 from cdam_fast.segmentation.images import as_tensor
+from cdam_fast.segmentation.photo_files import read_photo
 
 COUNT = 2000
 
