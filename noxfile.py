@@ -107,7 +107,7 @@ def types(session: nox.Session) -> None:
 def demo(session: nox.Session) -> None:
     """The page in a headless browser: Debian's chromium, or the one that playwright has."""
     with _removed_afterwards(session):
-        session.install("-e", ".[dev,demo]", "playwright")
+        session.install("-e", ".[dev,demo-test]")
         session.run("pytest", *(session.posargs or ("-q", "tests/demo")))
 
 
