@@ -25,10 +25,10 @@ _ARGUMENTS = (
 
 
 @contextlib.contextmanager
-def served(*options):
-    """``cdam-fast demo`` in a process of its own: it and its address. Ended as by Ctrl-C."""
+def served(*options, folder=None):
+    """``cdam-fast demo`` in a process of its own: it and its address. Ended as by Ctrl-C. folder: for what it keeps."""
     command = [sys.executable, "-m", "cdam_fast", "demo", *options]
-    environment = os.environ | {"PYTHONUNBUFFERED": "1"}
+    environment = os.environ | {"PYTHONUNBUFFERED": "1"} | ({"TMPDIR": str(folder)} if folder else {})
     process = subprocess.Popen(
         command,
         stdout=subprocess.PIPE,

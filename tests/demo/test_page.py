@@ -22,11 +22,14 @@ WORDS = "background, circle, square, triangle, star, cross, ring, heart, moon"
 
 
 @pytest.fixture(scope="module")
-def server():
-    with browser.served("--max-mb", "0.2") as (process, address):
+def server(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("kept")
+    with browser.served("--max-mb", "0.2", folder=folder) as (process, address):
         yield address
+        assert list(folder.rglob("scene.png"))
     assert process.returncode == 130
     assert "Traceback" not in process.stderr.read()
+    assert not list(folder.glob("cdam-fast-demo-*"))  # what visitors dropped went with the server
 
 
 @pytest.fixture(scope="module")
