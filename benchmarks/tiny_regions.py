@@ -168,7 +168,7 @@ def true_of_regions(said, things):
 
 
 def true_of_scenes(said, scenes):
-    """``[captions, scenes]`` bool: each of a caption's things is in the scene; a caption of none is true of empty ones."""
+    """``[captions, scenes]`` bool: each of a caption's things is in the scene; that of none is true of empty ones."""
     phrases = [thing for caption in said for thing in caption]
     of_caption = torch.tensor([i for i, caption in enumerate(said) for _ in caption], dtype=torch.long)
     things = [thing for scene in scenes for thing in scene.things]

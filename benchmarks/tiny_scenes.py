@@ -43,8 +43,8 @@ HOW_TYPICAL = 0.75
 DAPPLE, GRAIN = 16, 8
 """Standard deviation of the light that falls on everything in spots of `CELL` pixels, and of the noise of a pixel."""
 CELL = 8
-SMALL, LARGE = (40, 62), (55, 95)
-"""Radius in pixels of the shapes of a scene of several, and of one alone."""
+SMALL, LARGE = (0.23, 0.3), (0.3, 0.47)
+"""Radius of the shapes of a scene of several, and of one alone, as shares of the side."""
 
 
 class Thing(NamedTuple):
@@ -179,8 +179,7 @@ def make_scene(rng, side=SIDE):
     pixels, labels = ground(side, rng), np.zeros((side, side), dtype=np.uint8)
     placed, things = [], []
     for index in rng.choice(len(SHAPES), count, replace=False):
-        low, high = LARGE if count == 1 else SMALL
-        radius = rng.uniform(min(low, 0.3 * side), min(high, 0.47 * side))
+        radius = side * rng.uniform(*(LARGE if count == 1 else SMALL))
         for _ in range(50):
             x, y = rng.uniform(radius, side - radius, 2)
             if all(math.hypot(x - ox, y - oy) > radius + other for ox, oy, other in placed):

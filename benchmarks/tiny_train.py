@@ -173,9 +173,8 @@ def work(rank, options, meeting):
         save(model, options.model)
 
     if rank == 0:
-        say(
-            f"seed {SEED}, {WORKERS} threads, {options.minutes:g} minutes, rate {options.rate}, torch {torch.__version__}"
-        )
+        settings = f"{WORKERS} threads, {options.minutes:g} minutes, rate {options.rate}"
+        say(f"seed {SEED}, {settings}, torch {torch.__version__}")
         for side, size in SIZES.items():
             say(f"side {side}: {size}")
     sides, chances = list(SIZES), [size.share for size in SIZES.values()]
