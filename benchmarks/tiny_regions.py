@@ -117,11 +117,12 @@ def tokens_of(visual, pixels, place, kept):
     return x
 
 
-def encode(visual, batch, masks, place, rng, dropped=0.0):
+def encode(visual, batch, masks, place, rng, dropped=0.0, even=0.0):
     """Features of the scenes ``[B, D]`` and of the regions ``[K, D]``, both L2-normalised.
 
     What names a region is to be in the values alone. So its residual is the CLS token's, that of any patch of the scene
-    or none, each a third of the time, and the last MLP is left out half of the time.
+    or none, each a third of the time, and the last MLP is left out half of the time. Its patches get equal attention
+    with probability even, as self-self attention and CDAM's map give them.
     """
     block, count = visual.transformer.resblocks[-1], len(batch.pixels)
     masks = masks.flatten(1)
@@ -141,6 +142,9 @@ def encode(visual, batch, masks, place, rng, dropped=0.0):
     allowed = torch.ones(count, 1 + int(nth.max()), scores.shape[-1], dtype=torch.bool)
     allowed[batch.owner, nth] = functional.pad(masks, (1, 0))
     inside = scores[:, :, None].masked_fill(~allowed[:, None], -1e4).softmax(-1)  # [B, heads, regions, N+1]
+    equal = torch.zeros(inside.shape[0], 1, inside.shape[2], 1, dtype=torch.bool)
+    equal[batch.owner, 0, nth, 0] = torch.from_numpy(rng.random(len(nth)) < even)
+    inside = torch.where(equal, (allowed / allowed.sum(-1, keepdim=True))[:, None], inside)
     attended = (inside @ v).transpose(1, 2).flatten(2)
     attended = torch.cat((attended[:, 0], attended[batch.owner, nth]))
     any_patch = torch.from_numpy(rng.integers(1, x.shape[1], len(nth)))

@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 import open_clip
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from tiny_regions import (
     LOOK_SHARE,
     SHAPE_SHARE,
@@ -38,24 +38,28 @@ LOGIT_SCALE = 100
 
 
 class Size(NamedTuple):
-    """Of scenes, of the grid that they are trained at."""
+    """Of scenes, of the grid that they are trained at; in the first stage and in the second."""
 
     scenes: int
-    share: float
+    share: tuple[float, float]
     """Of the steps."""
-    dropped: float
-    """Share of the patches that is left out at first."""
-    first_batch: int
-    batch: int
+    dropped: tuple[float, float]
+    """Share of the patches that is left out."""
+    batch: tuple[int, int]
 
 
 SIZES = {
-    112: Size(4000, 0.45, 0.5, 64, 64),
-    160: Size(1600, 0.25, 0.6, 48, 32),
-    224: Size(1600, 0.3, 0.75, 32, 16),
+    112: Size(4000, (0.45, 0.25), (0.5, 0.0), (64, 64)),
+    160: Size(1600, (0.25, 0.25), (0.6, 0.0), (48, 32)),
+    224: Size(1600, (0.3, 0.5), (0.75, 0.0), (32, 16)),
 }
-ALL_PATCHES = 0.75
-"""From this share of the time on no patch is left out."""
+RATE = (2e-3, 1e-3)
+FIRST_STAGE = 23 / 34
+"""Share of the time. The second stage shows all patches, and half of the regions with equal attention to each."""
+EVEN = (0.0, 0.5)
+SHARPER = 2
+"""Factor of the last block's query and key weights at the start of the second stage: self-self attention was so flat
+that ClearCLIP's own gave half of a shape's row to the ground."""
 
 
 def text_features(model, tokenizer, captions):
@@ -76,7 +80,7 @@ def contrastive(images, texts, true):
     return (functional.cross_entropy(logits, right) + functional.cross_entropy(logits.T, right)) / 2
 
 
-def losses(model, tokenizer, batch, rng, dropped=0.0):
+def losses(model, tokenizer, batch, rng, dropped, even):
     """Of the scenes and of the regions."""
     templates = open_clip.OPENAI_IMAGENET_TEMPLATES
     captions, said = zip(*(scene.caption(rng, templates[rng.integers(len(templates))]) for scene in batch.scenes))
@@ -85,7 +89,7 @@ def losses(model, tokenizer, batch, rng, dropped=0.0):
     room = model.visual.grid_size[0] - batch.masks.shape[-1]
     place = rng.integers(room + 1, size=2)
     masks = some_patches(batch.masks, rng)
-    scenes, regions = encode(model.visual, batch, masks, place, rng, dropped)
+    scenes, regions = encode(model.visual, batch, masks, place, rng, dropped, even)
     texts = text_features(model, tokenizer, [*captions, *words])
     count = len(scenes)
     return (
@@ -148,6 +152,22 @@ def averaged(trained, numbers):
     return flat[-len(numbers) :]
 
 
+def sharpen(model):
+    """The start of the second stage."""
+    attention = model.visual.transformer.resblocks[-1].attn
+    with torch.no_grad():
+        for part in (attention.in_proj_weight, attention.in_proj_bias):
+            part[: 2 * attention.embed_dim] *= SHARPER
+
+
+def rate(done, step):
+    """Warm-up and a falling cosine; the second stage has its own."""
+    warm = min(1, step / 100)
+    if done < FIRST_STAGE:
+        return RATE[0] * warm * (0.02 + 0.98 * math.cos(math.pi / 2 * done) ** 2)
+    return RATE[1] * warm * (0.01 + 0.99 * math.cos(math.pi / 2 * (done - FIRST_STAGE) / (1 - FIRST_STAGE)) ** 2)
+
+
 def work(rank, options, meeting):
     torch.distributed.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=WORKERS)
     model, tokenizer, trained, optimiser = prepared(options)
@@ -157,12 +177,15 @@ def work(rank, options, meeting):
         side: make_shelf(size.scenes // WORKERS, (SEED, side, rank), side, patch) for side, size in SIZES.items()
     }
     held_out = make_shelf(64, SEED + 1, 224, patch) if rank == 0 else None
-    log = []
+    log_file, log = options.model.with_suffix(".log"), []
+    if options.second:
+        model.load_state_dict({name: part.float() for name, part in load_file(options.second).items()})
+        log = options.second.with_suffix(".log").read_text().splitlines()
 
     def say(line):
         log.append(line)
         print(line, flush=True)  # noqa: T201
-        options.model.with_suffix(".log").write_text("\n".join(log) + "\n")
+        log_file.write_text("\n".join(log) + "\n")
 
     def report():
         right = accuracy(model, tokenizer, held_out)
@@ -173,26 +196,28 @@ def work(rank, options, meeting):
         save(model, options.model)
 
     if rank == 0:
-        settings = f"{WORKERS} threads, {options.minutes:g} minutes, rate {options.rate}"
-        say(f"seed {SEED}, {settings}, torch {torch.__version__}")
+        say(f"seed {SEED}, {WORKERS} threads, {options.minutes:g} minutes, torch {torch.__version__}")
         for side, size in SIZES.items():
             say(f"side {side}: {size}")
-    sides, chances = list(SIZES), [size.share for size in SIZES.values()]
+    sides = list(SIZES)
     torch.distributed.barrier()
-    start, step, smooth, done = time.monotonic(), 0, np.array([3.5, 3.5]), 0.0
+    begun = FIRST_STAGE if options.second else 0.0
+    start, step, smooth, done, stage = time.monotonic(), 0, np.array([3.5, 3.5]), begun, 0
     order = np.random.default_rng(SEED)
     while done < 1:
+        if done >= FIRST_STAGE and stage == 0:
+            stage = 1
+            sharpen(model)
         for group in optimiser.param_groups:
-            group["lr"] = options.rate * min(1, step / 100) * (0.02 + 0.98 * math.cos(math.pi / 2 * done) ** 2)
-        side = int(order.choice(sides, p=chances))
-        shelf, size, early = shelves[side], SIZES[side], done < ALL_PATCHES
-        batch = size.first_batch if early else size.batch
-        chosen = rng.choice(len(shelf.scenes), batch // WORKERS, replace=False)
-        dropped = size.dropped if early else 0.0
-        parts = losses(model, tokenizer, draw_batch(shelf, chosen, rng), rng, dropped)
+            group["lr"] = rate(done, step)
+        side = int(order.choice(sides, p=[size.share[stage] for size in SIZES.values()]))
+        shelf, size = shelves[side], SIZES[side]
+        chosen = rng.choice(len(shelf.scenes), size.batch[stage] // WORKERS, replace=False)
+        batch = draw_batch(shelf, chosen, rng)
+        parts = losses(model, tokenizer, batch, rng, size.dropped[stage], EVEN[stage])
         optimiser.zero_grad()
         sum(parts).backward()
-        passed = (time.monotonic() - start) / 60 / options.minutes
+        passed = begun + (time.monotonic() - start) / 60 / options.minutes
         *parts, done = averaged(trained, torch.tensor([*(part.item() for part in parts), passed])).tolist()
         torch.nn.utils.clip_grad_norm_(trained, 1.0)
         optimiser.step()
@@ -205,8 +230,10 @@ def work(rank, options, meeting):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("model", type=Path, help="path of the JSON configuration, without its ending")
-    parser.add_argument("--minutes", type=float, default=45)
-    parser.add_argument("--rate", type=float, default=2e-3)
+    parser.add_argument("--minutes", type=float, default=34)
+    parser.add_argument(
+        "--second", type=Path, metavar="WEIGHTS", help="the second stage only, from what the first left"
+    )
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         torch.multiprocessing.spawn(work, (options, Path(folder) / "meeting"), WORKERS)

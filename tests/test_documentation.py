@@ -19,6 +19,7 @@ from towers import small_model
 from cdam_fast import CDAMSegmenter, cli, entropy_threshold
 from cdam_fast.compat import TORCH
 from cdam_fast.segmentation import segmenter as segmenter_module
+from cdam_fast.segmentation.load import model_defaults
 
 FILES = ("README.md", "docs/recipes.md", "kernels/README.md")
 WEIGHTS = ("ViT-B-16", "laion2b_s34b_b88k")
@@ -26,6 +27,9 @@ RUN_ELSEWHERE = {"The released CDAM code", "SCLIP's code", "ClearCLIP's code", "
 """Recipes that go into other code: test_recipes_cdam, test_recipes_bases and test_recipes."""
 LONG = {"bench", "kernels", "tune"}
 """Subcommands that take minutes; of them, only the arguments are tried here."""
+
+SCENE_SEED = 18
+"""Of README's scene."""
 
 BLOCKS = [block for file in FILES for block in documentation.blocks(file)]
 
@@ -37,8 +41,8 @@ def of_language(language):
 
 @pytest.fixture
 def scene():
-    """A scene with a square and a ring."""
-    return tiny_scenes.make_scenes(1, 18)[0]
+    """README's scene."""
+    return tiny_scenes.make_scenes(1, SCENE_SEED)[0]
 
 
 @pytest.fixture
@@ -129,7 +133,7 @@ def test_a_few_words_give_a_picture(scene, background):
 
     def labels(**options):
         model, tokenizer = tiny_table.load()
-        made = CDAMSegmenter(model, tokenizer, words, short_side=96, window=96, stride=48, **options)
+        made = CDAMSegmenter(model, tokenizer, words, **model_defaults("tiny"), **options)
         return made(photograph).labels
 
     assert len(labels(background=background).unique()) > 1
