@@ -60,6 +60,7 @@ EVEN = (0.0, 0.5)
 SHARPER = 2
 """Factor of the last block's query and key weights at the start of the second stage: self-self attention was so flat
 that ClearCLIP's own gave half of a shape's row to the ground."""
+BALANCE = 3
 
 
 def text_features(model, tokenizer, captions):
@@ -160,6 +161,20 @@ def sharpen(model):
             part[: 2 * attention.embed_dim] *= SHARPER
 
 
+def balance(model):
+    """At the end: the last block's queries times `BALANCE` and its keys divided by it, which changes no output of CLIP.
+
+    Its keys are large for a few patches that the CLS token looks at, in any region; so key-key attention, of SCLIP,
+    looked at these from everywhere. With small keys it is flat, and query-query attention tells regions apart.
+    """
+    attention = model.visual.transformer.resblocks[-1].attn
+    width = attention.embed_dim
+    with torch.no_grad():
+        for part in (attention.in_proj_weight, attention.in_proj_bias):
+            part[:width] *= BALANCE
+            part[width : 2 * width] /= BALANCE
+
+
 def rate(done, step):
     """Warm-up and a falling cosine; the second stage has its own."""
     warm = min(1, step / 100)
@@ -225,6 +240,9 @@ def work(rank, options, meeting):
         step += 1
         if rank == 0 and (step % 100 == 0 or done >= 1):
             report()
+    if rank == 0:
+        balance(model)
+        save(model, options.model)
 
 
 def main():
