@@ -1,4 +1,4 @@
-"""Generated scenes with known masks: coloured, textured shapes on a noisy ground, and their captions.
+"""Generated scenes with known masks: coloured, textured shapes on a dull, dappled ground, and what is true of them.
 
 ``python benchmarks/tiny_scenes.py scene.png --seed 18`` writes one, and says what is in it.
 """
@@ -8,11 +8,12 @@ from __future__ import annotations
 import argparse
 import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageDraw
 
-SIDE = 96
+SIDE = 224
 SHAPES = ("circle", "square", "triangle", "star", "cross", "ring", "heart", "moon")
 CLASSES = ("background", *SHAPES)
 COLOURS = {
@@ -38,16 +39,36 @@ TYPICAL = {
     "moon": ("purple", "checkered"),
 }
 """As of things in photographs, colour and pattern say something of the class, and deceive now and then."""
-HOW_TYPICAL = 0.65
+HOW_TYPICAL = 0.75
+DAPPLE, GRAIN = 16, 8
+"""Standard deviation of the light that falls on everything in spots of `CELL` pixels, and of the noise of a pixel."""
+CELL = 8
+SMALL, LARGE = (0.23, 0.3), (0.3, 0.47)
+"""Radius of the shapes of a scene of several, and of one alone, as shares of the side."""
 
 
-@dataclass(frozen=True)
-class Thing:
-    """One shape of a scene."""
+class Thing(NamedTuple):
+    """One shape of a scene, or words for one: None is left unsaid. The ground is Thing("background", None, None)."""
 
-    shape: str
-    colour: str
-    pattern: str
+    shape: str | None
+    colour: str | None
+    pattern: str | None
+
+    def words(self):
+        """As in "red striped ring"."""
+        return " ".join(filter(None, (self.colour, self.pattern, self.shape)))
+
+    def fits(self, thing):
+        """Whether these words are true of the thing."""
+        return all(said in (None, true) for said, true in zip(self, thing))
+
+    def said(self, rng, shape=1.0, look=0.3):
+        """Some of its words: the shape, and colour and pattern each, with these probabilities; never none."""
+        kept = [word if rng.random() < p else None for word, p in zip(self, (shape, look, look))]
+        return Thing(*kept) if any(kept) else self
+
+
+GROUND = Thing("background", None, None)
 
 
 @dataclass(frozen=True)
@@ -58,19 +79,17 @@ class Scene:
     labels: np.ndarray
     things: tuple[Thing, ...]
 
+    def regions(self):
+        """Its things and the ground, each with its label."""
+        return [*((thing, CLASSES.index(thing.shape)) for thing in self.things), (GROUND, 0)]
+
     def caption(self, rng, template):
         """The things in any order, with or without colours and patterns, in a template of a noun; and what it says.
 
-        What it says: (shape, colour or None, pattern or None) of each thing. An empty scene is "background".
+        An empty scene is "background".
         """
-        said, phrases = [], []
-        for i in rng.permutation(len(self.things)):
-            thing = self.things[i]
-            colour = thing.colour if rng.random() < 0.3 else None
-            pattern = thing.pattern if rng.random() < 0.3 else None
-            said.append((thing.shape, colour, pattern))
-            phrases.append(" ".join(filter(None, (colour, pattern, thing.shape))))
-        return template(" and a ".join(phrases) or "background"), said
+        said = [self.things[i].said(rng) for i in rng.permutation(len(self.things))]
+        return template(" and a ".join(thing.words() for thing in said) or "background"), said
 
 
 def outline(shape, x, y, radius):
@@ -117,12 +136,23 @@ def mask_of(shape, x, y, radius, side):
     return np.asarray(image)
 
 
+def spots(side, cell, channels, rng):
+    """``[side, side, channels]`` smooth noise of standard deviation about 1, in spots of cell pixels."""
+    count = -(-side // cell) + 1
+    coarse = Image.new("F", (count, count))
+    layers = []
+    for _ in range(channels):
+        coarse.putdata(rng.normal(0, 1.4, count * count).tolist())
+        layers.append(np.asarray(coarse.resize((side, side), Image.Resampling.BILINEAR)))
+    return np.stack(layers, -1)
+
+
 def texture(colour, pattern, side, rng):
     """``[side, side, 3]`` float: the colour, and a lighter or darker second one in the pattern."""
-    base = np.array(COLOURS[colour], dtype=np.float32) + rng.normal(0, 8, 3)
+    base = np.array(COLOURS[colour], dtype=np.float32) + rng.normal(0, 8, 3).astype(np.float32)
     second = base * 0.45 if base.mean() > 110 else base * 0.6 + 110
     y, x = np.mgrid[:side, :side] + rng.integers(0, 20)
-    period = rng.integers(6, 10)
+    period = rng.integers(8, 14)
     if pattern == "striped":
         on = ((x + y) if rng.random() < 0.5 else (x - y)) % period < period / 2
     elif pattern == "dotted":
@@ -135,22 +165,21 @@ def texture(colour, pattern, side, rng):
 
 
 def ground(side, rng):
-    """A dull gradient with coarse noise."""
+    """A dull gradient with grey spots."""
     corners = rng.integers(70, 190, (2, 2, 1)) + rng.integers(-18, 18, (2, 2, 3))
     smooth = Image.fromarray(corners.astype(np.uint8)).resize((side, side), Image.Resampling.BILINEAR)
-    coarse = Image.fromarray(rng.integers(0, 255, (side // 6, side // 6), dtype=np.uint8))
-    noise = np.asarray(coarse.resize((side, side), Image.Resampling.BICUBIC), dtype=np.float32) - 128
-    return np.asarray(smooth, dtype=np.float32) + 0.22 * noise[..., None]
+    return np.asarray(smooth, dtype=np.float32) + 16 * spots(side, 12, 1, rng)
 
 
 def make_scene(rng, side=SIDE):
-    """Different shapes that do not touch: one to three, seldom none."""
-    count = int(rng.choice([0, 1, 2, 3], p=[0.05, 0.3, 0.35, 0.3]))
-    shapes = rng.choice(len(SHAPES), count, replace=False)
+    """Different shapes that do not touch, as many as the side has room for: one to three, seldom none."""
+    room = 1 if side < 150 else 2 if side < 200 else 3
+    chances = np.array([0.05, 0.3, 0.35, 0.3])[: room + 1]
+    count = int(rng.choice(room + 1, p=chances / chances.sum()))
     pixels, labels = ground(side, rng), np.zeros((side, side), dtype=np.uint8)
     placed, things = [], []
-    for shape in shapes:
-        radius = side * rng.uniform(*((0.24, 0.38) if count == 1 else (0.17, 0.26)))
+    for index in rng.choice(len(SHAPES), count, replace=False):
+        radius = side * rng.uniform(*(LARGE if count == 1 else SMALL))
         for _ in range(50):
             x, y = rng.uniform(radius, side - radius, 2)
             if all(math.hypot(x - ox, y - oy) > radius + other for ox, oy, other in placed):
@@ -158,22 +187,22 @@ def make_scene(rng, side=SIDE):
         else:
             continue
         placed.append((x, y, radius))
-        colour, pattern = TYPICAL[SHAPES[shape]]
+        shape = SHAPES[index]
+        colour, pattern = TYPICAL[shape]
         colour = colour if rng.random() < HOW_TYPICAL else str(rng.choice(list(COLOURS)))
         pattern = pattern if rng.random() < HOW_TYPICAL else str(rng.choice(PATTERNS))
-        thing = Thing(SHAPES[shape], colour, pattern)
-        mask = mask_of(thing.shape, x, y, radius, side)
-        pixels[mask] = texture(thing.colour, thing.pattern, side, rng)[mask]
-        labels[mask] = 1 + shape
-        things.append(thing)
-    pixels = pixels + rng.normal(0, 6, pixels.shape)
+        mask = mask_of(shape, x, y, radius, side)
+        pixels[mask] = texture(colour, pattern, side, rng)[mask]
+        labels[mask] = 1 + index
+        things.append(Thing(shape, colour, pattern))
+    pixels += DAPPLE * spots(side, CELL, 3, rng) + GRAIN * rng.standard_normal(pixels.shape, dtype=np.float32)
     return Scene(pixels.clip(0, 255).astype(np.uint8), labels, tuple(things))
 
 
-def make_scenes(count, seed):
+def make_scenes(count, seed, side=SIDE):
     """The same scenes for the same seed."""
     rng = np.random.default_rng(seed)
-    return [make_scene(rng) for _ in range(count)]
+    return [make_scene(rng, side) for _ in range(count)]
 
 
 def main(arguments=None):

@@ -19,6 +19,7 @@ from towers import small_model
 from cdam_fast import CDAMSegmenter, cli, entropy_threshold
 from cdam_fast.compat import TORCH
 from cdam_fast.segmentation import segmenter as segmenter_module
+from cdam_fast.segmentation.load import model_defaults
 
 FILES = (
     *("README.md", "CONTRIBUTING.md", "kernels/README.md"),
@@ -33,6 +34,9 @@ LONG = {"bench", "kernels", "tune", "demo"}
 IN_A_ROW = {"docs/bases.md", "docs/nearest-neighbours.md", "docs/demo.md"}
 """Pages whose blocks go on from each other, each run by a test of its own."""
 
+SCENE_SEED = 98
+"""Of README's scene."""
+
 BLOCKS = [block for file in FILES for block in documentation.blocks(file)]
 
 
@@ -45,8 +49,8 @@ def of_language(language):
 
 @pytest.fixture
 def scene():
-    """A scene with a square and a ring."""
-    return tiny_scenes.make_scenes(1, 18)[0]
+    """README's scene."""
+    return tiny_scenes.make_scenes(1, SCENE_SEED)[0]
 
 
 @pytest.fixture
@@ -137,7 +141,7 @@ def test_a_few_words_give_a_picture(scene, background):
 
     def labels(**options):
         model, tokenizer = tiny_table.load()
-        made = CDAMSegmenter(model, tokenizer, words, short_side=96, window=96, stride=48, **options)
+        made = CDAMSegmenter(model, tokenizer, words, **model_defaults("tiny"), **options)
         return made(photograph).labels
 
     assert len(labels(background=background).unique()) > 1

@@ -233,10 +233,10 @@ def test_the_tiny_model_brings_its_own_sides(photo, out, capsys):
         assert settings_of(out)[name] == getattr(made.options, name)
     with Image.open(photo) as opened, Image.open(only(out, "*_labels.png")) as labels:
         assert np.array_equal(np.array(labels), made(opened).labels.numpy())
-    given = ["--model", "tiny", "--logit-scale", "20", "--stride", "24"]
+    given = ["--model", "tiny", "--logit-scale", "20", "--stride", "56"]
     assert cli.main([*arguments, str(out / "given"), *given]) == 0
     settings = settings_of(out / "given")
-    assert (settings["short_side"], settings["stride"], settings["logit_scale"]) == (96, 24, 20.0)
+    assert (settings["short_side"], settings["stride"], settings["logit_scale"]) == (224, 56, 20.0)
     assert cli.main(["map", str(photo), "--point", "1,1", "--model", "tiny", "--out", str(out)]) == 0
 
 
@@ -260,7 +260,7 @@ def test_the_default_weights_are_of_the_default_model_only(photo, out, capsys):
 
 
 def test_sides_are_options(capsys):
-    """A model whose patch does not divide 448: the tiny one, 12 pixels."""
+    """For a model whose patch does not divide 448."""
     tiny = ["--model", "tiny", "--pretrained", "weights.safetensors"]
     sides = ["--short-side", "96", "--window", "96", "--stride", "48"]
     for command in (["segment", "no.png"], ["map", "no.png", "--point", "1,1"]):
