@@ -97,10 +97,10 @@ def gallery(path, scenes, bases):
 def main(arguments=None):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--seed", type=int, default=18, help="of the row's scene")
-    parser.add_argument("--base", default="clearclip")
-    parser.add_argument("--point", default="112,112", help="X,Y of the patch whose attention is drawn")
-    parser.add_argument("--gallery", type=int, nargs="*", default=[18, 3, 5], help="seeds of the gallery's scenes")
+    parser.add_argument("--seed", type=int, default=33, help="of the row's scene")
+    parser.add_argument("--base", default="sclip")
+    parser.add_argument("--point", default="76,92", help="X,Y of the patch whose attention is drawn")
+    parser.add_argument("--gallery", type=int, nargs="*", default=[33, 9, 26], help="seeds of the gallery's scenes")
     parsed = parser.parse_args(arguments)
     matplotlib.rcParams["font.family"] = "DejaVu Sans"
     parsed.folder.mkdir(parents=True, exist_ok=True)
