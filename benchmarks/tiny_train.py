@@ -164,7 +164,7 @@ def sharpen(model):
 def balance(model):
     """At the end: the last block's queries times `BALANCE` and its keys divided by it, which changes no output of CLIP.
 
-    Key-key attention, of SCLIP, was misleading: alone it gave 10 mIoU, query-query attention 51. Small keys make it flat.
+    Key-key attention, of SCLIP, was misleading: alone it gave 10 mIoU, query-query 51. Small keys make it flat.
     """
     attention = model.visual.transformer.resblocks[-1].attn
     width = attention.embed_dim
