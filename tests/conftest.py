@@ -102,8 +102,8 @@ def golden_segmentation():
 
 @pytest.fixture(scope="session")
 def tiny():
-    """Options of the command line for the tiny model."""
-    return ["--model", "tiny"]
+    """Options of the command line for the tiny model, at sides that are quick."""
+    return ["--model", "tiny", "--short-side", "96", "--window", "96", "--stride", "48"]
 
 
 @pytest.fixture(scope="session")
