@@ -19,7 +19,7 @@ from cdam_fast.segmentation.sources import TINY, Source, find_source
 from cdam_fast.segmentation.weights import Weights, fit_weights, looks_like_openai, read_weights
 
 _DEFAULTS = {TINY: {"short_side": 224, "window": 224, "stride": 112, "logit_scale": 50.0}}
-"""The tiny model's largest trained side, 28 patches, and half of the factor it was trained with, as the paper's 50 is."""
+"""The tiny model's largest trained side, 28 patches, and half of the factor it was trained with: as the paper does."""
 
 
 def model_defaults(model_name: object) -> dict[str, Any]:
