@@ -34,7 +34,7 @@ def answers(session):
 @pytest.fixture
 def photo(tmp_path):
     path = tmp_path / "scene.png"
-    Image.fromarray(tiny_scenes.make_scenes(1, 18)[0].pixels).save(path)
+    Image.fromarray(tiny_scenes.make_scenes(1, 98)[0].pixels).save(path)
     return {"path": str(path), "url": "http://127.0.0.1/scene.png", "orig_name": "scene.png"}
 
 
@@ -53,8 +53,8 @@ def test_segment_fills_everything_and_attend_the_maps(answers, photo):
     event = gr.SelectData(None, {"index": [40, 30], "value": None})
     mapped = answered(answers.attend, shown[answers.state], event)
     assert [mapped[one]["visible"] for one in answers.maps] == [True, True]
-    assert "row 3 of 8, column 4 of 8" in mapped[answers.caption]
-    larger = gr.SelectData(None, {"index": [40 * 448 / 96, 30 * 448 / 96], "value": None})
+    assert "row 4 of 28, column 6 of 28" in mapped[answers.caption]
+    larger = gr.SelectData(None, {"index": [80, 60], "value": None})
     again = answered(answers.attend_in_view, shown[answers.state], larger)
     assert again[answers.caption] == mapped[answers.caption]
 

@@ -27,7 +27,7 @@ def session():
 @pytest.fixture(scope="module")
 def scene(tmp_path_factory):
     path = tmp_path_factory.mktemp("scene") / "scene.png"
-    Image.fromarray(tiny_scenes.make_scenes(1, 18)[0].pixels).crop((0, 0, 96, 72)).save(path)
+    Image.fromarray(tiny_scenes.make_scenes(1, 98)[0].pixels).crop((0, 0, 96, 72)).save(path)
     return str(path)
 
 

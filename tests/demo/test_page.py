@@ -43,7 +43,7 @@ def page(server):
 @pytest.fixture(scope="module")
 def scene(tmp_path_factory):
     path = tmp_path_factory.mktemp("scene") / "scene.png"
-    Image.fromarray(tiny_scenes.make_scenes(1, 18)[0].pixels).resize((288, 288)).save(path)
+    Image.fromarray(tiny_scenes.make_scenes(1, 98)[0].pixels).resize((288, 288)).save(path)
     return path
 
 
@@ -70,7 +70,7 @@ def test_segment_and_click(page, scene):
     for clicked, row, column in (("#view-1", 0.1, 0.9), ("#view-0", 0.9, 0.1), ("#photo", 0.55, 0.52)):
         box = page.locator(f"{clicked} img").bounding_box()
         page.locator(f"{clicked} img").click(position={"x": column * box["width"], "y": row * box["height"]})
-        side = 8  # patches of the tiny model's side
+        side = 28  # patches of the tiny model's side
         expected = f"row {int(row * side) + 1} of {side}, column {int(column * side) + 1} of {side}"
         page.locator("#caption", has_text=expected).wait_for()
     assert page.locator("#map-0 img").count() == page.locator("#map-1 img").count() == 1
