@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from cdam_fast import cli
+from cdam_fast import Segmentation, cli
 from cdam_fast.commands import streams
 
 FULL = pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a full device")
@@ -143,13 +143,14 @@ ERRORS += [ZeroDivisionError("by zero"), StopIteration(), EOFError(), IndexError
 @pytest.mark.parametrize(
     ("step", "error"),
     [("read_photo", error) for error in ERRORS]
-    + [(step, error) for step in ("describe", "overlay", "png") for error in ERRORS[1:3]],
+    + [(step, error) for step in ("to_dict", "overlay", "png") for error in ERRORS[1:3]],
     ids=lambda value: value if isinstance(value, str) else type(value).__name__,
 )
 def test_whatever_one_photograph_raises_is_its_own(step, error, arguments, monkeypatch, capsys):
-    from cdam_fast.commands import segment_files as segment
+    from cdam_fast.commands import segment_files
 
-    original, calls = getattr(segment, step), []
+    place = Segmentation if hasattr(Segmentation, step) else segment_files
+    original, calls = getattr(place, step), []
 
     def failing(*args, **options):
         calls.append(args)
@@ -157,7 +158,7 @@ def test_whatever_one_photograph_raises_is_its_own(step, error, arguments, monke
             raise error
         return original(*args, **options)
 
-    monkeypatch.setattr(segment, step, failing)
+    monkeypatch.setattr(place, step, failing)
     assert cli.main(arguments) == 1
     captured = capsys.readouterr()
     assert "Traceback" not in captured.err

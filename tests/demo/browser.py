@@ -125,7 +125,8 @@ def main(path):
         segment(page)
         status(page, "from photograph to labels")
         page.locator("#view-1 img").wait_for()
-        page.locator("#view-1 img").click()
+        box = page.locator("#view-1 img").bounding_box()
+        page.locator("#view-1 img").click(position={"x": 0.25 * box["width"], "y": 0.45 * box["height"]})  # the circle
         page.locator("#map-1 img").wait_for()
         page.mouse.move(0, 0)
         page.wait_for_timeout(1000)  # pictures fade in
