@@ -282,7 +282,7 @@ def test_fields_that_make_no_base(fields, named):
         mine(**fields)
 
 
-@pytest.mark.parametrize("base", [Base, attend, None, ("sclip",), torch.zeros(2)], ids=lambda value: type(value).__name__)
+@pytest.mark.parametrize("base", [Base, attend, None, ("sclip",), torch.zeros(2)], ids=lambda one: type(one).__name__)
 def test_what_is_no_base(base):
     with pytest.raises(TypeError, match=r"base: got .*takes a Base or one of 'maskclip'"):
         dense_features(small_model(), PIXELS, base)
