@@ -116,6 +116,7 @@ class Certain:
         return 0.7 if shape is None else np.ones(shape)
 
 
+@pytest.mark.skipif(not hasattr(functional, "scaled_dot_product_attention"), reason="the training takes PyTorch 2")
 @torch.no_grad()
 def test_features_of_scenes_and_regions(tiny):
     """A scene's are the model's own; a region's are the last block's with a mask, by PyTorch's attention module."""
