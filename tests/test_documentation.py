@@ -44,7 +44,17 @@ def of_language(language):
     chosen = [block for block in BLOCKS if block.language == language]
     if language == "python":
         chosen = [block for block in chosen if block.file not in IN_A_ROW]
-    return pytest.mark.parametrize("block", chosen, ids=[f"{block.file}:{block.line}" for block in chosen])
+    return pytest.mark.parametrize(
+        "block",
+        [
+            pytest.param(
+                block,
+                id=f"{block.file}:{block.line}",
+                marks=[pytest.mark.slow] if "benchmarks/pictures.py" in block.code else [],
+            )
+            for block in chosen
+        ],
+    )
 
 
 @pytest.fixture

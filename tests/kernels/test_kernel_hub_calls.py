@@ -103,6 +103,7 @@ assert not [name for name, module in sys.modules.items() if name.startswith("cda
     assert largest_error(result["divergence"], divergence) <= MAP_BUDGET * float(divergence.max())
 
 
+@pytest.mark.slow
 def test_two_builds_stand_side_by_side(package, run, tmp_path):
     pytest.importorskip("triton", minversion="3.2")
     second = written(tmp_path / "second", "other") / "torch-ext" / "cdam_attention"

@@ -130,6 +130,7 @@ def test_the_longest_unused_graph_is_dropped(stand_ins):
     assert [graph.replays for graph in Graph.made] == [3, 1, 1, 1]
 
 
+@pytest.mark.slow
 @needs_interpreter
 def test_as_many_graphs_as_a_batch_of_windows_has_remainders(stand_ins):
     attend = AttendGraphs(OPTIONS)
