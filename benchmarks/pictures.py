@@ -38,7 +38,7 @@ def colours_of(labels):
 
 def show(panel, title, picture, extent, **options):
     panel.set_axis_off()
-    panel.set_title(title, fontsize=10)
+    panel.set_title(title, fontsize=13)
     panel.imshow(picture, extent=extent, **options)
 
 
@@ -57,14 +57,14 @@ def row(path, scene, base, point):
     made, after = labelled(base, True, scene)
     side = scene.pixels.shape[0]
     extent = (0, side, side, 0)
-    figure = Figure(figsize=(10, 2.75), layout="constrained")
+    figure = Figure(figsize=(10, 2.8), layout="constrained")
     panels = figure.subplots(1, 5)
     show(panels[0], "scene", scene.pixels, extent)
-    show(panels[1], f"{base} alone", colours_of(before), extent)
-    show(panels[2], f"{base} with CDAM", colours_of(after), extent)
+    show(panels[1], base, colours_of(before), extent)
+    show(panels[2], f"{base} + CDAM", colours_of(after), extent)
     for panel, title, attention in (
-        (panels[3], f"where □ attends: {base}", plain.base_attention),
-        (panels[4], "where □ attends: CDAM", made.attention),
+        (panels[3], f"□ attends: {base}", plain.base_attention),
+        (panels[4], "□ attends: CDAM", made.attention),
     ):
         values, (x, y, size) = attended(made, scene, point, attention)
         show(panel, title, values.numpy(), extent, cmap="cividis")
@@ -75,21 +75,21 @@ def row(path, scene, base, point):
     handles = [
         Patch(facecolor=np.array(colours[i]) / 255, edgecolor="black", label=tiny_scenes.CLASSES[i]) for i in found
     ]
-    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), fontsize=9, frameon=False)
+    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), fontsize=13, frameon=False)
     figure.savefig(path, dpi=100)
 
 
 def gallery(path, scenes, bases):
     """A line for each scene: scene, truth, and each base alone and with CDAM."""
-    figure = Figure(figsize=(1.7 * (2 + 2 * len(bases)), 1.85 * len(scenes)), layout="constrained")
+    figure = Figure(figsize=(1.7 * (2 + 2 * len(bases)), 2.15 * len(scenes)), layout="constrained")
     panels = figure.subplots(len(scenes), 2 + 2 * len(bases), squeeze=False)
     for line, scene in zip(panels, scenes):
         extent = (0, scene.pixels.shape[0], scene.pixels.shape[0], 0)
-        show(line[0], "scene", scene.pixels, extent)
-        show(line[1], "truth", colours_of(scene.labels), extent)
+        show(line[0], "scene\n", scene.pixels, extent)
+        show(line[1], "truth\n", colours_of(scene.labels), extent)
         for i, base in enumerate(bases):
             for j, cdam in enumerate((False, True)):
-                title = f"{base}{' + CDAM' if cdam else ''}"
+                title = base + ("\n+ CDAM" if cdam else "\n")
                 show(line[2 + 2 * i + j], title, colours_of(labelled(base, cdam, scene)[1]), extent)
     figure.savefig(path, dpi=100)
 

@@ -94,9 +94,9 @@ def _draw(
             panel.imshow(picture, extent=extent)
             _mark(panel, patch, grid, picture.shape[:2])
         if values is not None:
-            heat = panel.imshow(_smooth(values, picture.shape[:2]), cmap="turbo", extent=extent, alpha=0.6)
+            heat = panel.imshow(_smooth(values, picture.shape[:2]), cmap="cividis", extent=extent, alpha=0.6)
             heat.set_clim(0, max(float(values.max()), 1e-12))
-    figure.suptitle("where the marked patch attends: none (blue) to its largest (red)", fontsize=12)
+    figure.suptitle("where the marked patch attends: none (dark blue) to its largest (yellow)", fontsize=12)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=110, metadata={SETTINGS: text})
     return buffer.getvalue()
