@@ -91,7 +91,8 @@ def _draw(
         panel.set_axis_off()
         if title:
             panel.set_title(title, fontsize=11)
-            panel.imshow(picture, extent=extent)
+            # grey below a map, whose colours would mix with the photograph's
+            panel.imshow(picture if values is None else picture.mean(2), cmap="gray", extent=extent)
             _mark(panel, patch, grid, picture.shape[:2])
         if values is not None:
             heat = panel.imshow(_smooth(values, picture.shape[:2]), cmap="cividis", extent=extent, alpha=0.6)
