@@ -6,6 +6,7 @@ import open_clip
 import pytest
 import torch
 from openai_clip import in_half_precision, openai_model
+from other_models import Adapted
 from torch import nn
 from towers import WRITTEN_OUT, plain_features, small_model
 
@@ -174,17 +175,6 @@ def test_other_projections_and_transformers():
 
 
 # --- wrappers
-
-
-class Adapted(nn.Module):
-    """As PEFT's models: hands on what it does not have."""
-
-    def __init__(self, model):
-        super().__init__()
-        self.base_model = model
-
-    def get_base_model(self):
-        return self.base_model
 
 
 def compiled_parts(model):
