@@ -43,6 +43,7 @@ setup(
         "cdam_fast.ahead",
         "cdam_fast.commands",
         "cdam_fast.demo",
+        "cdam_fast.evaluation",
         "cdam_fast.kernels",
         "cdam_fast.measuring",
         "cdam_fast.models",

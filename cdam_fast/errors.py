@@ -5,6 +5,8 @@ from __future__ import annotations
 _INSTALL = {
     "gradio": 'pip install "cdam_fast[demo]"',
     "matplotlib": 'pip install "cdam_fast[plot]"',
+    "torchmetrics": 'pip install "cdam_fast[evaluation]"',
+    "skimage": 'pip install "cdam_fast[evaluation]"',
     "open_clip": "pip install open_clip_torch",
     "PIL": "pip install pillow",
 }

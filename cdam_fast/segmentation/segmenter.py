@@ -16,11 +16,11 @@ from cdam_fast.compat import OutOfMemoryError
 from cdam_fast.graphs import AttendGraphs, check_graph
 from cdam_fast.models import Base, Tokenizer, Tower, check_base, of_processor, own_settings, unwrap
 from cdam_fast.segmentation.finish import finish
-from cdam_fast.segmentation.images import as_tensor, resize_to
 from cdam_fast.segmentation.load import load_clip, model_defaults
 from cdam_fast.segmentation.options import check_device, check_options, normalisation
 from cdam_fast.segmentation.outcomes import outcomes
 from cdam_fast.segmentation.patches import PatchLogits
+from cdam_fast.segmentation.preparation import Preparation, Prepared
 from cdam_fast.segmentation.result import Segmentation
 from cdam_fast.segmentation.texts import build_texts
 from cdam_fast.segmentation.windows import Canvas
@@ -239,12 +239,17 @@ class CDAMSegmenter(PatchLogits):
             settings=partial(own_settings, self.tower.device),
         )
 
+    @property
+    def preparation(self) -> Preparation:
+        """What happens to an image before the model: from an image to a `Prepared` one. Another process may do it."""
+        return Preparation(self.options.short_side, self.options.refine, self.tower.device)
+
     def _canvas(self, image: object, name: str) -> Canvas:
         options = self.options
-        pixels = as_tensor(image, name).to(self.tower.device)
-        size = (pixels.shape[-2], pixels.shape[-1])
-        resized = resize_to(pixels, options.short_side, name)
-        return Canvas(self.normalise(resized), size, options.window, options.stride, pixels if options.refine else None)
+        pixels, size, whole = image if isinstance(image, Prepared) else self.preparation(image, name)
+        normalised = self.normalise(pixels.to(self.tower.device))
+        whole = None if whole is None else whole.to(self.tower.device)
+        return Canvas(normalised, size, options.window, options.stride, whole)
 
     def _guarded(self, crops: list[Tensor]) -> Tensor:
         try:

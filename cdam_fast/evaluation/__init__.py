@@ -1,0 +1,7 @@
+"""Mean intersection over union on the field's data sets, under a protocol that is part of the result (section 4)."""
+
+from cdam_fast.evaluation.confusion import mean_iou
+from cdam_fast.evaluation.dataset import VOID, Dataset, Sample
+from cdam_fast.evaluation.evaluation import Evaluation, evaluate
+
+__all__ = ["VOID", "Dataset", "Evaluation", "Sample", "evaluate", "mean_iou"]
