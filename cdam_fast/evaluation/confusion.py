@@ -35,7 +35,7 @@ def iou_of_classes(confusion: Tensor) -> list[float | None]:
 
 
 def mean_iou(confusion: Tensor) -> float | None:
-    """The mean as mmseg takes it: over classes with a union in the whole set; one that is absent but was predicted is 0.
+    """The mean as mmseg takes it: over classes with a union in the whole set; absent but predicted is 0.
 
     None where there is no pixel at all.
     """
