@@ -32,7 +32,8 @@ def custom(root: Path, class_file: Path) -> Dataset:
     photos = _files(find(root, what, _PHOTOS, "") / _PHOTOS, readable_endings() | NEEDS.keys(), "photograph")
     there = [folder for folder in _MASKS if (root / folder).is_dir()]
     if len(there) != 1:
-        raise ValueError(f"root: got {root}, takes {what}, not {'both' if there else 'neither'} of the latter")
+        found = " and ".join(there) if there else f"no {' or '.join(_MASKS)}"
+        raise ValueError(f"root: got {root}, takes {what}: there is {found}")
     masks = _files(root / there[0], _ENDINGS, "mask")
     samples = tuple(
         Sample(
