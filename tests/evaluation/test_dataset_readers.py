@@ -1,6 +1,7 @@
 """Each reader on a tree of its own, in every layout that it takes."""
 
 import os
+import pickle
 
 import dataset_trees as trees
 import numpy as np
@@ -120,6 +121,11 @@ def test_a_whole_data_set_has_nothing_to_note(tmp_path):
     tree = trees.voc(tmp_path)
     (tree.root / "ImageSets/Segmentation/val.txt").write_text("".join(f"{i:06d}\n" for i in range(1449)))
     assert open_tree(tree).note == ""
+
+
+def test_a_worker_process_may_have_it(tmp_path):
+    tree = trees.voc(tmp_path)
+    check(pickle.loads(pickle.dumps(open_tree(tree))), tree)
 
 
 def test_files_of_the_system_are_no_samples(tmp_path):

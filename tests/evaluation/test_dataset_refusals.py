@@ -3,6 +3,7 @@
 import re
 import shutil
 import sys
+from pathlib import Path
 
 import dataset_trees as trees
 import pytest
@@ -97,6 +98,17 @@ def test_context_without_scipy_says_so_at_once(tmp_path, monkeypatch):
         open_dataset(tree.name, tmp_path)
 
 
+def test_a_folder_that_may_not_be_read(tmp_path, monkeypatch):
+    trees.custom(tmp_path, ("a",))
+
+    def forbid(folder):
+        raise PermissionError(13, "Permission denied", str(folder))
+
+    monkeypatch.setattr(Path, "iterdir", forbid)
+    message = refusal("custom", tmp_path, classes=tmp_path / "classes.txt")
+    assert message == f"root: cannot read {tmp_path / 'images'}: Permission denied"
+
+
 # --- lists
 
 
@@ -153,7 +165,7 @@ def test_a_class_file_goes_with_custom_and_nothing_else(tmp_path):
         (None, "is not there"),
         ("\n \n", "has no class"),
         ("cat\n,;\n", "line 2"),
-        ("cat\ndog\ncat, kitten\n", "has two classes of the name 'cat'"),
+        ("cat\ndog\ncat, kitten\n", "has 2 classes of the name 'cat'"),
         ("\n".join(map(str, range(32768))), "has 32768 classes, takes at most 32767"),
     ],
     ids=["missing", "blank", "no-word", "twice", "many"],
