@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from typing import Any, NamedTuple
 
 import torch
@@ -34,6 +35,7 @@ class Options(NamedTuple):
     stride: int
     resize: str
     long_side: int | None
+    area_threshold: float | None
     batch_size: int
     graph: bool
     refine: bool
@@ -54,6 +56,7 @@ def check_options(
     stride: object,
     resize: object,
     long_side: object,
+    area_threshold: object,
     batch_size: object,
     graph: object,
     refine: object,
@@ -88,6 +91,7 @@ def check_options(
         threshold_over=threshold_over,
         resize=resize,
         long_side=long_side,
+        area_threshold=_area_threshold(area_threshold),
         alpha=check_positive("alpha", (2.0 if tower.patch == (32, 32) else 2.5) if alpha is None else alpha),
         logit_scale=check_positive("logit_scale", logit_scale),
         graph=_graph(graph, with_map, options["backend"], tower.device if device is None else check_device(device)),
@@ -156,6 +160,15 @@ def _background(background: object) -> str | float | None:
     return float(background)
 
 
+def _area_threshold(share: object) -> float | None:
+    share = plain(share)
+    if share is not None and (isinstance(share, bool) or not isinstance(share, (int, float))):
+        raise TypeError(f"area_threshold: got {share!r}, takes None or a share from 0 to 1")
+    if share is not None and not 0 <= share < 1:
+        raise ValueError(f"area_threshold: got {share}, takes a share from 0, below 1")
+    return None if share is None else float(share)
+
+
 def _map(tower: Tower, window: int, map_options: dict[str, Any]) -> dict[str, Any]:
     unknown = sorted(set(map_options) - set(_MAP_DEFAULTS))
     if unknown:
@@ -165,6 +178,19 @@ def _map(tower: Tower, window: int, map_options: dict[str, Any]) -> dict[str, An
     grid = torch.empty(1, window // tower.patch[0], window // tower.patch[1], device="meta")
     check_map_options(grid, MapOptions(**{name: options[name] for name in MapOptions._fields}))
     return options
+
+
+def check_no_background(options: Options) -> None:
+    """What options want of a list of classes without background."""
+    if options.area_threshold is not None:
+        takes = 'takes None where class_names has no class "background" and background_class is None'
+        raise ValueError(f"area_threshold: got {options.area_threshold}, {takes}")
+    if options.background is not None:
+        warnings.warn(
+            'background: the threshold is off, as class_names has no class "background"; give one, '
+            "background_class, or background=None",
+            stacklevel=3,
+        )
 
 
 def leaves_patches(options: Options, grid: tuple[int, int]) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -17,7 +16,13 @@ from cdam_fast.graphs import AttendGraphs, check_graph
 from cdam_fast.models import Base, Tokenizer, Tower, check_base, of_processor, own_settings, unwrap
 from cdam_fast.segmentation.finish import finish
 from cdam_fast.segmentation.load import load_clip, model_defaults
-from cdam_fast.segmentation.options import check_device, check_options, leaves_patches, normalisation
+from cdam_fast.segmentation.options import (
+    check_device,
+    check_no_background,
+    check_options,
+    leaves_patches,
+    normalisation,
+)
 from cdam_fast.segmentation.outcomes import outcomes
 from cdam_fast.segmentation.patches import PatchLogits
 from cdam_fast.segmentation.preparation import Preparation, Prepared
@@ -59,6 +64,8 @@ class CDAMSegmenter(PatchLogits):
         long_side: pixels; None for no limit. An image whose long side would be longer is resized to this one instead
             (the released code has 2048). Where that leaves its short side below the window, its windows are that low,
             and pixels beyond their last whole patch take the logits of those before, as in the released code.
+        area_threshold: share of the pixels outside the background that a class has to exceed; one that does not loses
+            its pixels to their next best class, before the threshold. None keeps all; SCLIP's code has 0.1 for VOC.
         batch_size: windows that go through the model at once, of whatever images; it changes no result.
         text_features: ``[Q, D]`` of the Q words of class_names, all synonyms in a row, instead of the tokenizer.
         augmented_text_features: ``[A, D]`` of any prompts to augment with, instead of the 80.
@@ -104,6 +111,7 @@ class CDAMSegmenter(PatchLogits):
         stride: int = 224,
         resize: str = "pillow",
         long_side: int | None = None,
+        area_threshold: float | None = None,
         batch_size: int = 8,
         text_features: Tensor | None = None,
         augmented_text_features: Tensor | None = None,
@@ -132,6 +140,7 @@ class CDAMSegmenter(PatchLogits):
             stride=stride,
             resize=resize,
             long_side=long_side,
+            area_threshold=area_threshold,
             batch_size=batch_size,
             graph=graph,
             refine=refine,
@@ -160,12 +169,8 @@ class CDAMSegmenter(PatchLogits):
             check_graph(self._mean.new_empty(1, 1, *(self.options.window // side for side in self.tower.patch)))
             self._attend = AttendGraphs(self.options.map)
         self.texts = texts.to(self.tower)
-        if self.options.background is not None and self.texts.words.background is None:
-            warnings.warn(
-                'background: the threshold is off, as class_names has no class "background"; give one, '
-                "background_class, or background=None",
-                stacklevel=2,
-            )
+        if self.texts.words.background is None:
+            check_no_background(self.options)
 
     @classmethod
     def from_pretrained(
