@@ -15,6 +15,8 @@ from cdam_fast.evaluation import DATASETS, PROTOCOLS, load_protocol
 from cdam_fast.evaluation.datasets.classes import CLASSES
 from cdam_fast.evaluation.protocol import FOLDER
 
+pytestmark = pytest.mark.filterwarnings("ignore:threshold:UserWarning")
+
 BASES = ("maskclip", "sclip", "clearclip", "gem")
 WITH_BACKGROUND = ("voc21", "context60", "coco-object")
 COUNTS = {
