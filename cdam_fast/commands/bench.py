@@ -11,7 +11,15 @@ import argparse
 from types import ModuleType
 from typing import Any
 
-from cdam_fast.commands import bench_compare, bench_end_to_end, bench_host, bench_map, bench_scaling, bench_tables
+from cdam_fast.commands import (
+    bench_compare,
+    bench_end_to_end,
+    bench_host,
+    bench_map,
+    bench_roofline,
+    bench_scaling,
+    bench_tables,
+)
 from cdam_fast.commands.bench_options import DEFAULTS
 from cdam_fast.commands.devices import add_device
 from cdam_fast.errors import UsageError
@@ -20,6 +28,7 @@ _MODES: dict[str, ModuleType] = {
     "from": bench_tables,
     "compare": bench_compare,
     "scaling": bench_scaling,
+    "roofline": bench_roofline,
     "host": bench_host,
     "end_to_end": bench_end_to_end,
 }

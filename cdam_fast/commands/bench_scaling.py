@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from cdam_fast.commands.bench_options import check_outputs, value
+from cdam_fast.commands.bench_options import check_outputs, one_number, value
 from cdam_fast.commands.streams import say, show, tell
 from cdam_fast.errors import UsageError
 
@@ -68,9 +68,7 @@ def _options(parsed: argparse.Namespace) -> Any:
         values = scaling_plan.parse_axes(parsed.scaling)
     except ValueError as error:
         raise UsageError(f"--scaling: {error}") from None
-    classes = _CLASSES if parsed.classes is None else parsed.classes
-    if not classes.isdecimal() or not 1 <= int(classes) <= 100_000:
-        raise UsageError(f"--classes: got {classes!r}, takes one whole number from 1 to 100000 with --scaling")
+    classes = one_number("--classes", _CLASSES if parsed.classes is None else parsed.classes, "--scaling")
     batch, runs = value(parsed, "batch"), _RUNS if parsed.runs is None else parsed.runs
     for option, given in (("batch", batch), ("runs", runs)):
         if given < 1:
@@ -81,7 +79,7 @@ def _options(parsed: argparse.Namespace) -> Any:
     grid = inputs.parse_grid(value(parsed, "grid"))
     device = devices.parse_device(value(parsed, "device"))
     tell(devices.describe_device(device, grid[0] * grid[1]))
-    base = scaling_plan.Point(grid, int(classes), batch=batch)
+    base = scaling_plan.Point(grid, classes, batch=batch)
     return scaling_plan.ScalingOptions(device, base, values, runs, seconds, value(parsed, "compile"))
 
 
