@@ -75,6 +75,11 @@ def seconds_of(call: Callable[[], Tensor], device: torch.device, repeats: int = 
     return (time.perf_counter() - begin) / repeats, result
 
 
+def one_thread(device: torch.device) -> bool:
+    """Whether the processor's own time of a call, which others on the machine do not lengthen, is what it takes."""
+    return device.type == "cpu" and torch.get_num_threads() == 1
+
+
 def peak_memory(call: Callable[[], Tensor], device: torch.device) -> tuple[int, float, Tensor]:
     """Peak bytes that PyTorch allocates during one call, its result included; its seconds; the result."""
     if device.type == "cuda":

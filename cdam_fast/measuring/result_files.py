@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -69,6 +69,15 @@ class EndToEnd:
     paper: dict[str, dict[tuple[str, str], float]] = field(default_factory=dict)
 
 
+@dataclass
+class Other:
+    """A file whose tables are its own: of scaling, or of a roofline."""
+
+    path: str
+    content: Any
+    device: str
+
+
 def read_json(path: str, option: str) -> Any:
     """What is in a file of JSON; UsageError names the option, the file and what is wrong with it."""
     try:
@@ -83,13 +92,15 @@ def read_json(path: str, option: str) -> Any:
         raise UsageError(f"{option}: {path}: is no JSON: {reason_of(error)}") from None
 
 
-def read_results(path: str) -> Maps | EndToEnd:
+def read_results(path: str) -> Maps | EndToEnd | Other:
     """One file; UsageError names it and what is wrong with it."""
     content = read_json(path, "--from")
     kind = set(content) if isinstance(content, dict) else set()
     try:
         if {"dry_run", "steps"} <= kind:
             return _of_script(content)
+        if {"device_name", "exponents", "rows"} <= kind or {"device_name", "grid", "stages"} <= kind:
+            return Other(path, content, device_of(content)[0])
         if {"device_name", "grid", "rows"} <= kind:
             rows = get_value(content, "rows", list)
             if all(isinstance(row, dict) and "backend" in row for row in rows):
@@ -100,7 +111,7 @@ def read_results(path: str) -> Maps | EndToEnd:
         raise UsageError(f"--from: {path}: {error}") from None
     raise UsageError(
         f"--from: {path}: is of no format that is known; takes what cdam-fast bench --json, with or without "
-        "--end-to-end, and benchmarks/gpu.py write"
+        "--end-to-end, --scaling or --roofline, and benchmarks/gpu.py write"
     )
 
 
@@ -159,14 +170,15 @@ def _versions(entry: Any, where: str = "") -> str:
     return f"{versions}, Triton {get_value(entry, 'triton', str, where=where)}" if "triton" in entry else versions
 
 
-def _device(content: Any) -> tuple[str, bool]:
+def device_of(content: Any) -> tuple[str, bool]:
+    """With threads and versions, and whether it is a GPU."""
     gpu = get_value(content, "device", str).partition(":")[0] != "cpu"
     threads = "" if gpu else f", {get_value(content, 'threads', int)} threads"
     return f"{get_value(content, 'device_name', str)}{threads}, {_versions(content)}", gpu
 
 
 def _of_bench(content: Any, rows: list[Any]) -> Maps:
-    device, gpu = _device(content)
+    device, gpu = device_of(content)
     grid, batch = _input(content)
     lines: dict[tuple[str, int], Line] = {}
     for number, row in enumerate(rows):
@@ -181,7 +193,7 @@ def _of_bench(content: Any, rows: list[Any]) -> Maps:
 
 
 def _of_end_to_end(content: Any, rows: list[Any]) -> EndToEnd:
-    result = EndToEnd(_device(content)[0])
+    result = EndToEnd(device_of(content)[0])
     for number, row in enumerate(rows):
         where = f"rows[{number}]"
         class_list, base, step, kind, status = (
@@ -268,3 +280,10 @@ def short(error: float) -> str:
     """``2.2e-6``."""
     mantissa, _, exponent = f"{error:.1e}".partition("e")
     return f"{mantissa}e{int(exponent)}" if exponent else mantissa
+
+
+def table_lines(rows: Sequence[Sequence[str]], left: int) -> list[str]:
+    """Markdown; the first row is the heading; so many columns from the left are text, the others numbers."""
+    lines = ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
+    marks = ["---" if number < left else "---:" for number in range(len(rows[0]))]
+    return [lines[0], "|" + "|".join(marks) + "|", *lines[1:]]

@@ -8,6 +8,7 @@ from rich import box
 from rich.table import Table
 
 from cdam_fast.measuring.exponents import OVER_FLOOR, Exponent
+from cdam_fast.measuring.measure import one_thread
 from cdam_fast.measuring.report import COLOURS, OTHER_COLOUR, milliseconds
 from cdam_fast.measuring.scaling import MEMORY, TIME, WORK, Fit, ScalingReport, ScalingRow
 from cdam_fast.measuring.scaling_plan import FLOOR_GRID, Point, backends
@@ -20,8 +21,9 @@ def points_table(report: ScalingReport) -> Table:
     environment = report.environment
     result = Table(
         title=f"CDAM attention map by size, {environment['device_name']}, {environment['threads']} threads",
-        caption="milliseconds of a call, all images of the batch; MB: most that is allocated during a call, its result "
-        "included;\nchecked: what was compared with float64, and error: the largest difference there",
+        caption=f"milliseconds of a call, all images of the batch; least: {_clock(report)}; MB: most that is allocated "
+        "during a call, its result\nincluded; checked: what was compared with float64, and error: the largest "
+        "difference there",
         box=box.SIMPLE_HEAD,
         padding=(0, 1, 0, 0),
     )
@@ -48,6 +50,10 @@ def points_table(report: ScalingReport) -> Table:
             row.checked,
         )
     return result
+
+
+def _clock(report: ScalingReport) -> str:
+    return "of the processor's time, on one thread" if one_thread(report.options.device) else "by the clock"
 
 
 def exponents_table(report: ScalingReport) -> Table:
