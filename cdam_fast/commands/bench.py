@@ -62,7 +62,8 @@ def add_command(commands: Any) -> None:
     bench.add_argument(
         "--compile",
         choices=("largest", "all", "none"),
-        help=f"class lists for which torch.compile of the eager code is measured too (default: {DEFAULTS['compile']})",
+        help="class lists for which torch.compile of the eager code is measured too, with --scaling the points: there "
+        f"largest is three patch grids (default: {DEFAULTS['compile']})",
     )
     bench.add_argument("--json", metavar="FILE", help="write everything measured as JSON")
     bench.add_argument("--plot", metavar="FILE.png", help="draw a chart; needs matplotlib")

@@ -180,7 +180,7 @@ def table(found: Comparison) -> Table:
     result = Table(
         title=f"{found.before.path} and {found.after.path}",
         caption="milliseconds of a call, median; drift: of the yardstick between the runs; ratio: second over first, "
-        f"each over its\nyardstick, with an interval of {100 * found.confidence:.4g} %, {100 * CONFIDENCE:.0f} % for "
+        f"each over its yardstick, with an interval of {100 * found.confidence:.4g} %, {100 * CONFIDENCE:.0f} % for "
         f"all rows together; a change below {100 * LEAST_CHANGE:.0f} % is none",
         box=box.SIMPLE_HEAD,
         padding=(0, 1, 0, 0),

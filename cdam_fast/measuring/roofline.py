@@ -2,13 +2,13 @@
 
 On a CPU, of the portable path: a stage that is a matrix product is held against `torch.mm` of the same shape, of which
 symmetry needs half; one that moves data against a copy of as many bytes as it has to read and write at least. Both are
-measured in the rounds of the stage itself. On a GPU, of the kernels: against the floors of `cdam_fast.ahead.floors`.
+measured in the rounds of the stage itself. On a GPU, of the kernels: against their floors.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from typing import Any
@@ -27,6 +27,7 @@ from cdam_fast.measuring.report import milliseconds
 
 ROUNDS = 20
 STAGES = ("distributions", "divergence", "resize", "attention")
+KERNEL_STAGES = ("distributions", "divergence", "attention")
 
 COPY, PRODUCT, FLOOR = "copy", "product", "floor"
 """What a least time is of."""
@@ -180,16 +181,14 @@ def _divergence(p: Tensor, decision: Decision) -> _Part:
 
 
 def run_gpu(
-    report: RooflineReport, classes: int, grid: tuple[int, int], device: torch.device, on_step: Callable[[str], None]
+    report: RooflineReport,
+    classes: int,
+    grid: tuple[int, int],
+    device: torch.device,
+    floors: Mapping[str, Sequence[tuple[float, str]]],
 ) -> None:
-    """Times of the kernels by PyTorch's profiler, and the floors of the quickest path to the divergence."""
-    from cdam_fast.ahead import compiler, floors, gpus
-
-    target = "sm_{}{}".format(*torch.cuda.get_device_capability(device))
-    name = torch.cuda.get_device_name(device)
-    product = next((gpu.name for gpu in gpus.gpus_of(target) if gpu.name in name), None)
+    """Times of the kernels by PyTorch's profiler into report; floors as of `gpu_rows`."""
     similarity = testing.clip_like(classes, *grid, batch=(1,)).to(device)
-    on_step("a check against float64")
     error = testing.largest_error(cdam_attention(similarity, backend="triton"), testing.oracle(similarity))
     if not error <= testing.MAP_BUDGET:
         raise RuntimeError(f"the kernels' map is off by {error:.1e}: nothing is timed")
@@ -197,25 +196,21 @@ def run_gpu(
         for _ in range(ROUNDS):
             cdam_attention(similarity, backend="triton")
         torch.cuda.synchronize(device)
-    found: list[floors.StageFloors] = []
-    if product is not None and (classes, *grid) in floors.SHAPES:
-        on_step(f"compiling for {target}")
-        compiled = compiler.compile_shipped((target,), on_step)
-        shape = (classes, *grid)
-        found = [
-            each
-            for each in floors.all_floors(compiled)
-            if each.gpu == product and each.shape == shape and each.path.startswith("js")
-        ]
-    for stage in ("distributions", "divergence", "attention"):
-        times = [float(event.device_time) for event in profile.events() if event.name == f"{stage}_kernel"]
-        row = StageRow(stage, min(times) / 1e6 if times else None, limit=FLOOR)
-        if found:
-            least = min((getattr(each, stage) for each in found), key=lambda floor: floor.seconds)
-            row.least, row.note = least.seconds, least.limit
-        else:
-            row.note = f"no floors of {name} at this shape"
-        report.rows.append(row)
+    times: dict[str, list[float]] = {}
+    for event in profile.events():
+        times.setdefault(event.name, []).append(float(getattr(event, "device_time", 0.0)) / 1e6)
+    report.rows += gpu_rows({name: min(each) for name, each in times.items()}, floors)
+
+
+def gpu_rows(seconds: Mapping[str, float], floors: Mapping[str, Sequence[tuple[float, str]]]) -> list[StageRow]:
+    """Least seconds by kernel, and by stage the floors of the ways that it can go, each with the pipe that limits."""
+    rows = []
+    for stage in KERNEL_STAGES:
+        row = StageRow(stage, seconds.get(f"{stage}_kernel"), limit=FLOOR)
+        if floors.get(stage):
+            row.least, row.note = min(floors[stage])
+        rows.append(row)
+    return rows
 
 
 def table(report: RooflineReport) -> Table:
@@ -226,7 +221,7 @@ def table(report: RooflineReport) -> Table:
         title=f"Roofline of one map, {grid}, C = {environment['classes']}, 7 scales, {environment['device_name']}, "
         f"{environment['threads']} threads",
         caption="milliseconds of a stage over all scales, least; least: of a copy of the bytes that it has to move, of "
-        "torch.mm of the\nsame shape and by symmetry half of it, or on a GPU the kernel's floor; share: least over ms",
+        "torch.mm of the same shape and by symmetry half of it, or on a GPU the kernel's floor; share: least over ms",
         box=box.SIMPLE_HEAD,
         padding=(0, 1, 0, 0),
     )

@@ -22,7 +22,7 @@ def points_table(report: ScalingReport) -> Table:
     result = Table(
         title=f"CDAM attention map by size, {environment['device_name']}, {environment['threads']} threads",
         caption=f"milliseconds of a call, all images of the batch; least: {_clock(report)}; MB: most that is allocated "
-        "during a call, its result\nincluded; checked: what was compared with float64, and error: the largest "
+        "during a call, its result included; checked: what was compared with float64, and error: the largest "
         "difference there",
         box=box.SIMPLE_HEAD,
         padding=(0, 1, 0, 0),
@@ -61,7 +61,7 @@ def exponents_table(report: ScalingReport) -> Table:
     result = Table(
         title=f"Exponents about {report.options.base.name}",
         caption="time and memory ~ size ** exponent, with its 95 % interval, fitted over the points at "
-        f"{OVER_FLOOR:g} times the floor or more: what a call\ncosts on {FLOOR_GRID[0]}x{FLOOR_GRID[1]} patches; over "
+        f"{OVER_FLOOR:g} times the floor or more: what a call costs on {FLOOR_GRID[0]}x{FLOOR_GRID[1]} patches; over "
         "classes the least that was measured, over scales none. pair-classes: the terms of the divergence, counted",
         box=box.SIMPLE_HEAD,
         padding=(0, 1, 0, 0),
@@ -139,6 +139,7 @@ def _grid(point: Point) -> str:
 def figure(report: ScalingReport) -> Any:
     """Time above memory, a column for each axis, both logarithmic, with the fitted lines."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import NullLocator
 
     axes = list(report.options.values)
     environment = report.environment
@@ -157,6 +158,9 @@ def figure(report: ScalingReport) -> Any:
             panel.spines[["top", "right"]].set_visible(False)
             if panel.get_legend_handles_labels()[0]:
                 panel.legend(fontsize=7, frameon=False)
+        sizes = sorted({point.size(axis) for point in points})
+        panels[1, column].xaxis.set_minor_locator(NullLocator())
+        panels[1, column].set_xticks(sizes, list(map(str, sizes)), rotation=45, fontsize=8)
         panels[1, column].set_xlabel(AXIS_NAMES[axis])
     panels[0, 0].set_ylabel("milliseconds of a call, least")
     panels[1, 0].set_ylabel("MB allocated at most")

@@ -1,4 +1,4 @@
-"""`cdam-fast bench --scaling` and `--roofline`: exponents, what is left out, the float64 rows, and a tiny run."""
+"""`cdam-fast bench --scaling`: exponents, what is left out, the float64 rows, and a tiny run."""
 
 import json
 import math
@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from cdam_fast import SCALES, cli, testing
-from cdam_fast.measuring import exponents, roofline, scaling, scaling_plan
+from cdam_fast.measuring import exponents, scaling, scaling_plan
 from cdam_fast.measuring.exact_rows import exact_rows, some_rows
 from cdam_fast.measuring.measure import COMPILED, EAGER
 from cdam_fast.measuring.scaling_plan import Point, ScalingOptions
@@ -211,6 +211,18 @@ def test_an_interrupt_keeps_what_is_done(monkeypatch, tmp_path):
     assert all(row["p50_ms"] > 0 for row in rows)
 
 
+def test_an_interrupt_before_the_first_point(monkeypatch, tmp_path):
+    def interrupt(options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(scaling_plan, "make_plan", interrupt)
+    path, plot = tmp_path / "scaling.json", tmp_path / "scaling.png"
+    assert cli.main([*TINY, "--json", str(path), "--plot", str(plot)]) == 130
+    written = json.loads(path.read_text())
+    assert (written["interrupted"], written["rows"]) == (True, [])
+    assert plot.stat().st_size > 0
+
+
 def test_time_that_is_over_is_said(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(scaling.time, "monotonic", iter(range(0, 10**6, 20)).__next__)
     path = tmp_path / "scaling.json"
@@ -252,32 +264,3 @@ def test_bad_options_are_refused_by_name(arguments, named, capsys):
     captured = capsys.readouterr()
     assert captured.out == ""
     assert captured.err.splitlines()[-1].startswith(f"cdam-fast bench: error: {named}")
-
-
-# --- the roofline
-
-
-def test_a_tiny_roofline(monkeypatch, tmp_path, capsys):
-    monkeypatch.setattr(roofline, "ROUNDS", 2)
-    monkeypatch.setattr(roofline, "_LARGE", 1 << 20)
-    path = tmp_path / "roofline.json"
-    assert cli.main(["bench", "--roofline", "--grid", "8x10", "--classes", "90", "--json", str(path)]) == 0
-    assert "on a GPU: not measured" in capsys.readouterr().out
-    written = json.loads(path.read_text())
-    stages = {row["stage"]: row for row in written["stages"]}
-    assert list(stages) == ["distributions", "divergence", "resize", "attention"]
-    for row in stages.values():
-        assert row["share"] == pytest.approx(row["least"] / row["seconds"])
-    # every scale's N x N map is read and written, and the sum over scales is read
-    assert stages["attention"]["work"] == 7 * 3 * 4 * 80**2
-    grids = [(int(8 * scale), int(10 * scale)) for scale in SCALES]
-    assert stages["distributions"]["work"] == 4 * 90 * sum(80 + height * width for height, width in grids)
-    assert stages["resize"]["work"] == 4 * sum((height * width) ** 2 + 80**2 for height, width in grids[:-1])
-    assert written["product_flop_per_s"] > 0
-
-
-def test_a_divergence_by_the_definition_has_no_product():
-    similarity = testing.clip_like(70, 6, 6, batch=(1,), spread=1.0)
-    parts, notes = roofline._parts(similarity)
-    assert "definition" in notes["divergence"]
-    assert any(part.least is None for part in parts if part.stage == "divergence")
