@@ -82,6 +82,18 @@ def fit_axis(sizes: Sequence[float], values: Sequence[float], floor: float = 0.0
     return fit_exponent([size for size, _ in kept], [value for _, value in kept])
 
 
+def at_size_zero(sizes: Sequence[float], values: Sequence[float]) -> float:
+    """The floor of what grows by a size's first power: where a line through the two least points meets size 0.
+
+    No less than 0, and 0 for fewer points.
+    """
+    points = sorted(zip(sizes, values))[:2]
+    if len(points) < 2:
+        return 0.0
+    (size, value), (next_size, next_value) = points
+    return max(0.0, (value * next_size - next_value * size) / (next_size - size))
+
+
 def as_json(found: Exponent | str) -> dict[str, Any]:
     """Plain values."""
     if isinstance(found, str):

@@ -12,6 +12,7 @@ from typing import Any
 
 from cdam_fast import testing
 from cdam_fast.errors import UsageError, reason_of
+from cdam_fast.measuring.devices import thread_count
 from cdam_fast.measuring.measure import AUTOTUNED, COMPILED, EAGER
 
 PORTABLE, TRITON, GRAPHED = "portable", "triton", "triton, graphed"
@@ -173,7 +174,7 @@ def _versions(entry: Any, where: str = "") -> str:
 def device_of(content: Any) -> tuple[str, bool]:
     """With threads and versions, and whether it is a GPU."""
     gpu = get_value(content, "device", str).partition(":")[0] != "cpu"
-    threads = "" if gpu else f", {get_value(content, 'threads', int)} threads"
+    threads = "" if gpu else f", {thread_count(get_value(content, 'threads', int))}"
     return f"{get_value(content, 'device_name', str)}{threads}, {_versions(content)}", gpu
 
 

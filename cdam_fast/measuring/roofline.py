@@ -22,6 +22,7 @@ from cdam_fast import cdam_attention, portable, testing
 from cdam_fast.arguments import MapOptions
 from cdam_fast.constants import scaled_grid
 from cdam_fast.jensen_shannon import Decision
+from cdam_fast.measuring.devices import thread_count
 from cdam_fast.measuring.measure import one_thread
 from cdam_fast.measuring.report import milliseconds
 
@@ -219,7 +220,7 @@ def table(report: RooflineReport) -> Table:
     grid = "x".join(map(str, environment["grid"]))
     result = Table(
         title=f"Roofline of one map, {grid}, C = {environment['classes']}, 7 scales, {environment['device_name']}, "
-        f"{environment['threads']} threads",
+        f"{thread_count(environment['threads'])}",
         caption="milliseconds of a stage over all scales, least; least: of a copy of the bytes that it has to move, of "
         "torch.mm of the same shape and by symmetry half of it, or on a GPU the kernel's floor; share: least over ms",
         box=box.SIMPLE_HEAD,

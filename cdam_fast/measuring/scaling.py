@@ -86,7 +86,7 @@ class ScalingReport:
     interrupted: bool = False
 
     def fits(self) -> list[Fit]:
-        """By axis, backend and quantity; a backend that was measured nowhere has none."""
+        """By axis, backend and quantity; a backend that was measured at fewer than two points has none."""
         found = []
         for axis in self.options.values:
             points = self.options.axis_points(axis)
@@ -95,18 +95,21 @@ class ScalingReport:
             found.append(Fit(axis, "", WORK, work))
             for backend in backends(self.options.device):
                 rows = [row for row in self.rows if row.backend == backend and row.point in points]
-                if rows:
+                if len(rows) > 1:
                     found += [self._fit(axis, backend, quantity, rows) for quantity in (TIME, MEMORY)]
         return found
 
     def _fit(self, axis: str, backend: str, quantity: str, rows: list[ScalingRow]) -> Fit:
-        """The floor is that of its own point; over classes the least of the axis, and over scales there is none."""
+        """The floor of patches is what a call on few of them costs; over scales there is none, each is work."""
         measured = [(float(row.point.size(axis)), value) for row in rows if (value := row.quantity(quantity))]
-        at_floor = (row for row in self.rows if row.backend == backend and row.point == self.options.floor)
-        floor = (next((row.quantity(quantity) for row in at_floor), None) or 0.0) if axis != "scales" else 0.0
-        if axis == "classes":
-            floor = min((value for _, value in measured), default=0.0)
-        found = exponents.fit_axis([size for size, _ in measured], [value for _, value in measured], floor)
+        sizes, values = [size for size, _ in measured], [value for _, value in measured]
+        floor = 0.0
+        if axis == "grid":
+            at_floor = (row for row in self.rows if row.backend == backend and row.point == self.options.floor)
+            floor = next((row.quantity(quantity) for row in at_floor), None) or 0.0
+        elif axis != "scales":
+            floor = exponents.at_size_zero(sizes, values)
+        found = exponents.fit_axis(sizes, values, floor)
         return Fit(axis, backend, quantity, found)
 
     def as_json(self) -> dict[str, Any]:

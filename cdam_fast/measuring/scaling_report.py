@@ -7,6 +7,7 @@ from typing import Any
 from rich import box
 from rich.table import Table
 
+from cdam_fast.measuring.devices import thread_count
 from cdam_fast.measuring.exponents import OVER_FLOOR, Exponent
 from cdam_fast.measuring.measure import one_thread
 from cdam_fast.measuring.report import COLOURS, OTHER_COLOUR, milliseconds
@@ -20,7 +21,7 @@ def points_table(report: ScalingReport) -> Table:
     """Milliseconds of a call, memory and error at every point."""
     environment = report.environment
     result = Table(
-        title=f"CDAM attention map by size, {environment['device_name']}, {environment['threads']} threads",
+        title=f"CDAM attention map by size, {environment['device_name']}, {thread_count(environment['threads'])}",
         caption=f"milliseconds of a call, all images of the batch; least: {_clock(report)}; MB: most that is allocated "
         "during a call, its result included; checked: what was compared with float64, and error: the largest "
         "difference there",
@@ -61,8 +62,9 @@ def exponents_table(report: ScalingReport) -> Table:
     result = Table(
         title=f"Exponents about {report.options.base.name}",
         caption="time and memory ~ size ** exponent, with its 95 % interval, fitted over the points at "
-        f"{OVER_FLOOR:g} times the floor or more: what a call costs on {FLOOR_GRID[0]}x{FLOOR_GRID[1]} patches; over "
-        "classes the least that was measured, over scales none. pair-classes: the terms of the divergence, counted",
+        f"{OVER_FLOOR:g} times the floor or more: of patches what a call costs on {FLOOR_GRID[0]}x{FLOOR_GRID[1]}, of "
+        "classes and batch what a line through the two least gives at size 0, of scales none. pair-classes: the terms "
+        "of the divergence, counted",
         box=box.SIMPLE_HEAD,
         padding=(0, 1, 0, 0),
     )
@@ -166,7 +168,7 @@ def figure(report: ScalingReport) -> Any:
     panels[1, 0].set_ylabel("MB allocated at most")
     result.suptitle(
         f"CDAM attention map about {report.options.base.name}, float32; dashed: fitted exponent\n"
-        f"{environment['device_name']}, {environment['threads']} threads, torch {environment['torch']}",
+        f"{environment['device_name']}, {thread_count(environment['threads'])}, torch {environment['torch']}",
         fontsize=10,
     )
     return result

@@ -78,6 +78,12 @@ def test_points_near_the_floor_are_left_out():
     assert exponents.fit_axis([1, 2], [1, 2]) == "2 of 2 points"
 
 
+def test_what_is_there_at_size_zero():
+    assert exponents.at_size_zero([40, 20, 80], [14, 11, 90]) == pytest.approx(8)  # 3 for every 20
+    assert exponents.at_size_zero([1, 2], [1, 3]) == 0
+    assert exponents.at_size_zero([1], [1]) == 0
+
+
 @pytest.mark.parametrize(
     ("sizes", "values"), [([1, 2], [1, 2]), ([1, 2, 3], [1, 2]), ([2, 2, 2], [1, 2, 3]), ([1, 2, 3], [1, 0, 3])]
 )
@@ -164,7 +170,7 @@ def test_a_tiny_run(tmp_path, capsys):
         assert row["memory_bytes"] >= 4 * row["batch"] * (row["grid"][0] * row["grid"][1]) ** 2
     fits = {(fit["axis"], fit["backend"], fit["quantity"]): fit for fit in written["exponents"]}
     assert fits["scales", "eager", "time"]["sizes"] == [1, 2, 3, 7]
-    assert fits["batch", "eager", "time"]["exponent"] is None
+    assert fits["batch", "eager", "time"]["exponent"] is None  # of two points
     for fit in fits.values():
         assert fit["exponent"] is None or fit["low"] <= fit["exponent"] <= fit["high"]
     with Image.open(plot) as drawn:
