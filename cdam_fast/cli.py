@@ -39,8 +39,8 @@ def _parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line.
 
-    The exit status: 0; 1 where a backend was wrong or got slower, a photograph failed, a kernel is not fit to ship or a
-    stream took nothing more; 2 for bad input; 130 interrupted.
+    The exit status: 0; 1 where a backend was wrong, a photograph failed, a kernel is not fit to ship or a stream took
+    nothing more; 2 for bad input; 130 interrupted.
     """
     streams.prepare()
     try:

@@ -206,7 +206,19 @@ def test_scaling_files(compared, tmp_path):
 def test_what_is_measured_here_can_be_compared(tmp_path, capsys):
     paths = [tmp_path / f"{number}.json" for number in range(2)]
     for path in paths:
-        arguments = ["bench", "--scaling", "batch=1,2", "--grid", "9", "--classes", "20", "--compile", "none"]
+        arguments = [
+            "bench",
+            "--scaling",
+            "batch=1,2",
+            "--device",
+            "cpu",
+            "--grid",
+            "9",
+            "--classes",
+            "20",
+            "--compile",
+            "none",
+        ]
         assert cli.main([*arguments, "--runs", "3", "--seconds", "30", "--json", str(path)]) == 0
     assert cli.main(["bench", "--compare", *map(str, paths)]) in (0, 1)
     assert "8x8, C = 20, 7 scales, batch 1" in capsys.readouterr().out

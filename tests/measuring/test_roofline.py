@@ -16,7 +16,10 @@ def test_a_tiny_roofline(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(roofline, "ROUNDS", 2)
     monkeypatch.setattr(roofline, "_LARGE", 1 << 20)
     path = tmp_path / "roofline.json"
-    assert cli.main(["bench", "--roofline", "--grid", "8x10", "--classes", "90", "--json", str(path)]) == 0
+    assert (
+        cli.main(["bench", "--roofline", "--device", "cpu", "--grid", "8x10", "--classes", "90", "--json", str(path)])
+        == 0
+    )
     assert "on a GPU: not measured" in capsys.readouterr().out
     written = json.loads(path.read_text())
     stages = {row["stage"]: row for row in written["stages"]}
