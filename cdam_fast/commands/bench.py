@@ -1,24 +1,38 @@
-"""``cdam-fast bench``: its options, and what it prints."""
+"""``cdam-fast bench``: the options that its modes share, and which mode runs.
+
+A mode is a module ``bench_*`` with ``add_options(parser)`` for the option that chooses it and those that only it takes,
+``TAKES``, the names of all others that go with it, and ``run(parsed)``, which returns the exit status. Whatever else is
+given beside a mode is refused, so every option's default is None or False here and filled in by the mode.
+"""
 
 from __future__ import annotations
 
 import argparse
-from functools import partial
+from types import ModuleType
 from typing import Any
 
+from cdam_fast.commands import (
+    bench_compare,
+    bench_end_to_end,
+    bench_host,
+    bench_map,
+    bench_roofline,
+    bench_scaling,
+    bench_tables,
+)
+from cdam_fast.commands.bench_options import DEFAULTS
 from cdam_fast.commands.devices import add_device
-from cdam_fast.commands.streams import say, show, tell
-from cdam_fast.errors import UsageError, require_matplotlib
+from cdam_fast.errors import UsageError
 
-_DEFAULTS: dict[str, Any] = {
-    "classes": "VOC21,Context60,COCO-Object",
-    "grid": "28",
-    "batch": 1,
-    "device": "auto",
-    "runs": 30,
-    "compile": "largest",
+_MODES: dict[str, ModuleType] = {
+    "from": bench_tables,
+    "compare": bench_compare,
+    "scaling": bench_scaling,
+    "roofline": bench_roofline,
+    "host": bench_host,
+    "end_to_end": bench_end_to_end,
 }
-"""Of ``bench``, filled in late: what is given beside ``--from`` is refused."""
+"""By the name of the option that chooses it; where none does, it is the map alone."""
 
 
 def add_command(commands: Any) -> None:
@@ -37,125 +51,44 @@ def add_command(commands: Any) -> None:
         "--classes",
         metavar="LIST",
         help="class lists, each plus the 80 augmented prompts, or numbers of prompts in all "
-        f"(default: {_DEFAULTS['classes']})",
+        f"(default: {DEFAULTS['classes']})",
     )
-    bench.add_argument("--grid", metavar="N|HxW", help=f"patch grid (default: {_DEFAULTS['grid']}, 448x448)")
-    bench.add_argument("--batch", type=int, metavar="B", help=f"images in one call (default: {_DEFAULTS['batch']})")
+    bench.add_argument("--grid", metavar="N|HxW", help=f"patch grid (default: {DEFAULTS['grid']}, 448x448)")
+    bench.add_argument("--batch", type=int, metavar="B", help=f"images in one call (default: {DEFAULTS['batch']})")
     add_device(bench, default=None)
     bench.add_argument(
-        "--runs", type=int, metavar="R", help=f"timed calls of a backend, at most (default: {_DEFAULTS['runs']})"
+        "--runs", type=int, metavar="R", help=f"timed calls of a backend, at most (default: {DEFAULTS['runs']})"
     )
     bench.add_argument(
         "--compile",
         choices=("largest", "all", "none"),
-        help=f"class lists for which torch.compile of the eager code is measured too (default: {_DEFAULTS['compile']})",
-    )
-    bench.add_argument(
-        "--end-to-end",
-        action="store_true",
-        help="time the whole way from pixels to labels: every base method, and what each part of CDAM adds",
-    )
-    bench.add_argument(
-        "--host",
-        action="store_true",
-        help="time what a call of the Triton backend does on the host, with nothing launched; needs no GPU",
+        help="class lists for which torch.compile of the eager code is measured too, with --scaling the points: there "
+        f"largest is three patch grids (default: {DEFAULTS['compile']})",
     )
     bench.add_argument("--json", metavar="FILE", help="write everything measured as JSON")
     bench.add_argument("--plot", metavar="FILE.png", help="draw a chart; needs matplotlib")
-    bench.add_argument(
-        "--from",
-        dest="from_files",
-        nargs="+",
-        metavar="JSON",
-        help="measure nothing: print the tables of such files, and of those of benchmarks/gpu.py, as Markdown",
-    )
-    bench.set_defaults(run=_bench)
+    for mode in _MODES.values():
+        mode.add_options(bench)
+    bench.set_defaults(run=_run)
 
 
-def _bench(parsed: argparse.Namespace) -> int:
-    if parsed.from_files is not None:
-        return _tables(parsed)
-    from cdam_fast.commands import devices, photos
-    from cdam_fast.commands.progress import estimated
-    from cdam_fast.measuring import bench, durations, end_to_end, inputs, report
-
-    for option, default in _DEFAULTS.items():
-        if getattr(parsed, option) is None:
-            setattr(parsed, option, default)
-    for option in ("batch", "runs"):
-        if getattr(parsed, option) < 1:
-            raise UsageError(f"--{option}: got {getattr(parsed, option)}, takes a whole number from 1")
-    other = [option for option in ("end_to_end", "host") if getattr(parsed, option)]
-    if len(other) == 2:
-        raise UsageError("--host: got --end-to-end too, takes one of them")
-    if other and parsed.plot is not None:
-        raise UsageError(f"--plot: draws no --{other[0].replace('_', '-')}; takes the bench of the map alone")
-    if parsed.plot is not None:
-        require_matplotlib("--plot")
-    if parsed.image is not None:
-        photos.check_photo("--image", parsed.image)
-    for option in ("json", "plot"):
-        if getattr(parsed, option) is not None:
-            report.check_writable(f"--{option}", getattr(parsed, option))
-    options = bench.BenchOptions(
-        class_lists=inputs.parse_class_lists(parsed.classes),
-        device=devices.parse_device(parsed.device),
-        image=parsed.image,
-        pretrained=parsed.pretrained,
-        grid=inputs.parse_grid(parsed.grid),
-        batch=parsed.batch,
-        runs=parsed.runs,
-        compile=parsed.compile,
-    )
-    tell(devices.describe_device(options.device, options.grid[0] * options.grid[1]))
-    environment = bench.describe_environment(options)
-    if parsed.host:
-        return _host(environment, options, parsed.json)
-    measured: bench.Report | end_to_end.EndToEndReport
-    if parsed.end_to_end:
-        measured = end_to_end.EndToEndReport(environment)
-        work = partial(end_to_end.run_end_to_end, options, measured)
-    else:
-        measured = bench.Report(environment)
-        work = partial(bench.run_bench, options, measured)
-    try:
-        with estimated(durations.of_bench(options, end_to_end=parsed.end_to_end)) as on_step:
-            work(on_step)
-    except KeyboardInterrupt:
-        measured.interrupted = True
-    show(report.table(measured) if isinstance(measured, bench.Report) else report.end_to_end_table(measured))
-    for note in report.notes(measured):
-        say(note)
-    if parsed.json is not None:
-        report.write_json(measured.as_json(), parsed.json)
-    if parsed.plot is not None and isinstance(measured, bench.Report):
-        report.write_plot(measured, parsed.plot)
-    if measured.interrupted:
-        return 130
-    return 1 if any(row.status == "wrong" for row in measured.rows) else 0
+def _run(parsed: argparse.Namespace) -> int:
+    given = [
+        name
+        for name, value in vars(parsed).items()
+        if name not in ("command", "run") and value is not None and value is not False
+    ]
+    chosen = next((name for name in _MODES if name in given), None)
+    mode = bench_map if chosen is None else _MODES[chosen]
+    for name in given:
+        if name != chosen and name not in mode.TAKES:
+            if chosen is not None:
+                raise UsageError(f"{_option(name)}: takes no {_option(chosen)} as well")
+            takers = [_option(taker) for taker, other in _MODES.items() if name in other.TAKES]
+            raise UsageError(f"{_option(name)}: goes with {' or '.join(takers)} only")
+    status: int = mode.run(parsed)
+    return status
 
 
-def _tables(parsed: argparse.Namespace) -> int:
-    from cdam_fast.measuring import markdown
-
-    for option in (*_DEFAULTS, "image", "pretrained", "end_to_end", "host", "json", "plot"):
-        if getattr(parsed, option) not in (None, False):
-            raise UsageError(f"--{option.replace('_', '-')}: takes no --from as well, which measures nothing")
-    for line in markdown.tables(parsed.from_files):
-        say(line)
-    return 0
-
-
-def _host(environment: dict[str, Any], options: Any, path: str | None) -> int:
-    from cdam_fast.commands.progress import counted
-    from cdam_fast.measuring import host, report
-
-    measured = host.HostReport(environment)
-    with counted(host.STEPS, "timing") as on_step:
-        host.run_host(measured, options.device, options.grid, on_step)
-    show(host.table(measured))
-    if measured.note:
-        say(measured.note)
-    if path is not None:
-        report.write_json(measured.as_json(), path)
-    return 0
+def _option(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
