@@ -11,7 +11,7 @@ import argparse
 from types import ModuleType
 from typing import Any
 
-from cdam_fast.commands import bench_end_to_end, bench_host, bench_map, bench_tables
+from cdam_fast.commands import bench_end_to_end, bench_host, bench_map, bench_peers, bench_tables
 from cdam_fast.commands.bench_options import DEFAULTS
 from cdam_fast.commands.devices import add_device
 from cdam_fast.errors import UsageError
@@ -20,6 +20,7 @@ _MODES: dict[str, ModuleType] = {
     "from": bench_tables,
     "host": bench_host,
     "end_to_end": bench_end_to_end,
+    "peers": bench_peers,
 }
 """By the name of the option that chooses it; where none does, it is the map alone."""
 
