@@ -69,7 +69,8 @@ class Peer:
 
     def version(self) -> str:
         """Of the installed package; imports it."""
-        os.environ.setdefault("PYKEOPS_VERBOSE", "0")  # KeOps says on stdout what it compiles
+        for name in ("PYKEOPS_VERBOSE", "KEOPS_VERBOSE"):  # it says on stdout what it compiles
+            os.environ.setdefault(name, "0")
         return str(getattr(importlib.import_module(self.module), "__version__", "unknown"))
 
 
