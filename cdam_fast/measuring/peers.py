@@ -95,7 +95,7 @@ def of_squared_distances(result: Any) -> Tensor:
 def of_neighbours(result: Any) -> Tensor:
     """All N neighbours of each row, nearest first: squared distances of the embedding, and their rows."""
     squared, rows = (torch.as_tensor(part) for part in result)
-    return torch.full_like(squared, torch.nan).scatter_(1, rows, squared / 2)
+    return squared.new_full((len(rows), len(rows)), torch.nan).scatter_(1, rows, squared / 2)
 
 
 # --- This package, and the code that it is measured against ---------------------------------------------------------
