@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
@@ -129,7 +130,7 @@ def chosen_peers(report: PeerReport, device: torch.device, peers: Sequence[Peer]
         if device.type not in peer.devices:
             if not peer.own:
                 where = "a GPU" if "cuda" in peer.devices else "a CPU"
-                report.absent[peer.package] = f"not measured: runs on {where} here"
+                report.absent[peer.package] = f"not measured: takes {where}"
         elif not peer.installed():
             report.absent[peer.package] = f"not installed: pip install {peer.install}"
         else:
@@ -204,6 +205,8 @@ def check_peer(row: PeerRow, peer: Peer, p: Tensor, exact: Tensor, device: torch
     budget = testing.EAGER_BUDGET if peer.name in (EAGER, COMPILED) else BUDGETS[peer.dtype]
     if not row.error <= budget:
         row.status, row.note = "wrong", f"error over the budget of {budget:.0e}: not timed"
+        if not math.isfinite(row.error):
+            row.error, row.note = None, "NaN, infinite or of another shape: not timed"
         return None
     row.status = "ok"
     if row.first_call_s > SLOW and not peer.compiles and device.type == "cpu":

@@ -127,7 +127,7 @@ def test_a_package_that_is_not_there_is_named(stub):
 def test_a_package_for_a_gpu_is_not_measured_on_a_cpu():
     measured = report()
     chosen = peer_bench.chosen_peers(measured, CPU)
-    assert measured.absent["cuVS"].startswith("not measured: runs on a GPU")
+    assert measured.absent["cuVS"] == "not measured: takes a GPU"
     assert {peer.name for peer in chosen} >= {"portable", EAGER, COMPILED}
     assert "triton" not in {peer.name for peer in chosen}
 
@@ -186,7 +186,9 @@ def test_nan_is_wrong(stub):
     def prepare(p):
         return peers.Call(lambda: by_hand(p).fill_diagonal_(torch.nan))
 
-    assert {row.status for row in measure([stub(prepare=prepare)]).rows} == {"wrong"}
+    rows = measure([stub(prepare=prepare)]).rows
+    assert {(row.status, row.error) for row in rows} == {("wrong", None)}  # JSON has no NaN
+    assert all(row.note.startswith("NaN") for row in rows)
 
 
 def test_the_eager_code_that_does_not_fit_is_not_tried(monkeypatch):
