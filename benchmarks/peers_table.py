@@ -7,7 +7,7 @@ import json
 import sys
 from pathlib import Path
 
-FILES = sorted((Path(__file__).parent / "results").glob("peers-cpu-*.json"))
+FILES = sorted((Path(__file__).parent / "results").glob("peers-cpu-*.json"), key=lambda path: path.stem)
 
 
 def number(value):
@@ -38,7 +38,8 @@ def table(content, kind):
         ways = "; ".join(dict.fromkeys(row["how"] for row in found.values() if row["how"]))
         name = f"{peer} ({ways})" if ways else peer
         cells = [cell(found.get(size), time) for size in sizes]
-        error = largest((row["error"] for row in found.values()), "{:.0e}".format)
+        nan = any(row["status"] == "wrong" and row["error"] is None for row in found.values())
+        error = "NaN" if nan else largest((row["error"] for row in found.values()), "{:.0e}".format)
         memory = largest((row["memory_bytes"] for row in found.values()), lambda value: number(value / 1e6))
         yield "| " + " | ".join([name, dtype, *cells, error, memory]) + " |"
 

@@ -68,7 +68,9 @@ def parse_peers(parsed: argparse.Namespace) -> PeerOptions:
     grids = {inputs.parse_grid(grid) for grid in (_GRIDS if parsed.grid is None else parsed.grid).split(",")}
     device = devices.parse_device(value(parsed, "device"))
     if device.type not in ("cpu", "cuda"):
-        raise UsageError(f"--device: got {device}, takes cpu or cuda with --peers")
+        if parsed.device not in (None, "auto"):
+            raise UsageError(f"--device: got {device}, takes cpu or cuda with --peers")
+        device = devices.parse_device("cpu")
     return PeerOptions(
         grids=tuple(sorted(grids, key=lambda grid: (grid[0] * grid[1], grid))),
         classes=tuple(sorted({len(entry.words) for entry in lists})),

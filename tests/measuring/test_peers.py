@@ -1,7 +1,6 @@
 """`cdam-fast bench --peers`: every package's result as the divergence in nats, and no time for a wrong one."""
 
 import dataclasses
-import importlib.util
 import json
 import math
 
@@ -10,6 +9,8 @@ import pytest
 import torch
 
 from cdam_fast import cli
+from cdam_fast.commands import bench_peers, devices
+from cdam_fast.errors import UsageError
 from cdam_fast.measuring import durations, peer_bench, peer_table, peers
 from cdam_fast.measuring.measure import COMPILED, EAGER
 
@@ -216,7 +217,6 @@ def test_distributions_are_distributions():
         assert (p > 0).sum(1).tolist() == [8 if kind == "sparse" else 11] * 15
 
 
-@pytest.mark.skipif(not importlib.util.find_spec("resource"), reason="Linux's alone")
 def test_memory_is_that_of_any_allocator():
     if peer_bench._reset_peak() is None:
         pytest.skip("no peak here")
@@ -266,6 +266,14 @@ def test_the_command(few, tmp_path, capsys):
         assert (row["p50_ms"] is None) == (row["status"] != "ok")
     own = [row["over_portable"] for row in content["rows"] if (row["peer"], row["dtype"]) == ("portable", "float32")]
     assert own == [1.0] * 6
+
+
+def test_where_auto_is_neither_it_is_the_cpu(monkeypatch):
+    monkeypatch.setattr(devices, "parse_device", lambda text: torch.device("mps" if text != "cpu" else text))
+    parser = cli._parser()
+    assert bench_peers.parse_peers(parser.parse_args(["bench", "--peers"])).device == CPU
+    with pytest.raises(UsageError, match="--device: got mps, takes cpu or cuda with --peers"):
+        bench_peers.parse_peers(parser.parse_args(["bench", "--peers", "--device", "mps"]))
 
 
 def test_a_fault_of_ours_is_an_exit_status(few, monkeypatch, stub, capsys):
