@@ -128,7 +128,7 @@ def _is_resolved(rows: _Rows, p: Tensor, terms: float, options: MapOptions) -> b
     return not bool(coarse.any())
 
 
-def _add_attention(total: Tensor, rows: _Rows, options: MapOptions) -> None:
+def add_attention(total: Tensor, rows: _Rows, options: MapOptions) -> None:
     """Add one scale's share of the mean attention map to total, a block of rows at a time."""
     count, share = total.shape[-2], 1 / len(options.scales)
     whole = is_compiling() or total.numel() <= _BLOCK
@@ -206,7 +206,7 @@ def judged_rows(
 
 
 def _add_resized(total: Tensor, rows: _Rows, scale: float, size: tuple[int, int], options: MapOptions) -> None:
-    """As `_add_attention`, for the paper's order at a reduced scale: the attention map itself is resized."""
+    """As `add_attention`, for the paper's order at a reduced scale: the attention map itself is resized."""
     shifted, gain = normalise(rows, options.attention_temperature, options.minmax)
     resized = resize(shifted * gain, scaled_grid(*size, scale), *size, symmetric=False)
     total.add_(resized.to(total.dtype), alpha=1 / len(options.scales))
@@ -228,7 +228,7 @@ def _attention_of_images(
             rows, _ = rows_at(logits, scale, options, divergence, total.dtype)
             rows = _Rows(rows.pairs, rows.low, rows.high, flat_rows(rows, terms))
         if options.order == "official" or scale == 1:
-            _add_attention(total, rows, options)
+            add_attention(total, rows, options)
         else:
             _add_resized(total, rows, scale, (height, width), options)
     return total

@@ -11,13 +11,25 @@ import argparse
 from types import ModuleType
 from typing import Any
 
-from cdam_fast.commands import bench_end_to_end, bench_host, bench_map, bench_peers, bench_tables
+from cdam_fast.commands import (
+    bench_compare,
+    bench_end_to_end,
+    bench_host,
+    bench_map,
+    bench_peers,
+    bench_roofline,
+    bench_scaling,
+    bench_tables,
+)
 from cdam_fast.commands.bench_options import DEFAULTS
 from cdam_fast.commands.devices import add_device
 from cdam_fast.errors import UsageError
 
 _MODES: dict[str, ModuleType] = {
     "from": bench_tables,
+    "compare": bench_compare,
+    "scaling": bench_scaling,
+    "roofline": bench_roofline,
     "host": bench_host,
     "end_to_end": bench_end_to_end,
     "peers": bench_peers,
@@ -52,7 +64,8 @@ def add_command(commands: Any) -> None:
     bench.add_argument(
         "--compile",
         choices=("largest", "all", "none"),
-        help=f"class lists for which torch.compile of the eager code is measured too (default: {DEFAULTS['compile']})",
+        help="class lists for which torch.compile of the eager code is measured too, with --scaling the points: there "
+        f"largest is three patch grids (default: {DEFAULTS['compile']})",
     )
     bench.add_argument("--json", metavar="FILE", help="write everything measured as JSON")
     bench.add_argument("--plot", metavar="FILE.png", help="draw a chart; needs matplotlib")

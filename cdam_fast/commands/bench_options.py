@@ -28,6 +28,13 @@ def value(parsed: argparse.Namespace, name: str) -> Any:
     return DEFAULTS[name] if given is None else given
 
 
+def one_number(option: str, text: str, mode: str) -> int:
+    """Where another mode takes a list."""
+    if not text.isdecimal() or not 1 <= int(text) <= 100_000:
+        raise UsageError(f"{option}: got {text!r}, takes one whole number from 1 to 100000 with {mode}")
+    return int(text)
+
+
 def check_outputs(parsed: argparse.Namespace) -> None:
     """Fail before minutes of work where ``--json`` or ``--plot`` could not be written."""
     from cdam_fast.measuring import report

@@ -16,13 +16,20 @@ from cdam_fast import __version__, cdam_attention, reference, testing
 from cdam_fast.compat import compiled
 from cdam_fast.measuring.devices import device_name
 from cdam_fast.measuring.inputs import MODEL, TEMPLATE, ClassList, build_inputs
-from cdam_fast.measuring.measure import AUTOTUNED, COMPILED, EAGER, Row, available_memory, check, cores, seconds_of
+from cdam_fast.measuring.measure import (
+    AUTOTUNED,
+    COMPILED,
+    EAGER,
+    Row,
+    Yardstick,
+    available_memory,
+    check,
+    cores,
+    time_round,
+)
 
-SHORT, REPEATS = 5e-3, 20
-"""Calls that take a GPU fewer seconds than this are timed so many in a row."""
 ROUNDS = 3
 SECONDS_PER_BACKEND = 4.0
-LEAST_RUNS = 2
 
 
 @dataclass(frozen=True)
@@ -94,30 +101,23 @@ def _measure_list(
         call: Callable[[], Tensor] = partial(_without_gradient, function, similarity)
         if check(row, call, exact, options.device):
             rows.append((row, call))
+    yardstick = Yardstick(options.device)
     try:
         # backends take turns, so that a slower minute of the machine falls on all of them
         for turn in range(ROUNDS):
+            yardstick.take()
             for row, call in rows:
                 on_step(f"{entry.name}: {row.backend}, round {turn + 1} of {ROUNDS}")
                 _time_round(row, call, turn, options)
     finally:  # an interrupt keeps the rounds that are done
         for row, _ in rows:
             row.summarise(options.batch)
+            row.yardstick = yardstick.seconds
         _fill_ratios(rows)
 
 
 def _time_round(row: Row, call: Callable[[], Tensor], turn: int, options: BenchOptions) -> None:
-    target = -(-options.runs * (turn + 1) // ROUNDS)
-    repeats = 1
-    if not row.seconds or options.device.type == "cuda":
-        warm = seconds_of(call, options.device)[0]
-        repeats = REPEATS if options.device.type == "cuda" and warm < SHORT else 1
-    while len(row.seconds) < target:
-        typical = max(row.seconds, default=0.0)
-        over = sum(row.seconds) + typical > SECONDS_PER_BACKEND * (turn + 1) / ROUNDS
-        if over and len(row.seconds) >= min(LEAST_RUNS, turn + 1):
-            break
-        row.seconds.append(seconds_of(call, options.device, repeats)[0])
+    time_round(row, call, options.device, turn, ROUNDS, options.runs, SECONDS_PER_BACKEND)
 
 
 def _fill_ratios(rows: list[tuple[Row, Callable[[], Tensor]]]) -> None:

@@ -17,6 +17,11 @@ def device_name(device: torch.device) -> str:
     return _processor()
 
 
+def thread_count(count: int) -> str:
+    """``2 threads``."""
+    return "1 thread" if count == 1 else f"{count} threads"
+
+
 def _processor() -> str:
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()

@@ -14,7 +14,7 @@ from cdam_fast import SCALES, cdam_attend, entropy_threshold, reference, testing
 from cdam_fast.compat import compiled
 from cdam_fast.measuring.bench import ROUNDS, SECONDS_PER_BACKEND, BenchOptions
 from cdam_fast.measuring.inputs import PATCH, ClassList, encoded_words, load_model, photograph_pixels
-from cdam_fast.measuring.measure import COMPILED, EAGER, seconds_of
+from cdam_fast.measuring.measure import COMPILED, EAGER, Yardstick, seconds_of
 from cdam_fast.models import BASES, Base, Tower
 from cdam_fast.prompts import AUGMENTED_TEXT_PROMPTS
 
@@ -70,6 +70,8 @@ class StepRow:
     paper_ms: float | None = None
     paper_over_base: float | None = None
     seconds: list[float] = field(default_factory=list, repr=False)
+    yardstick: list[float] = field(default_factory=list, repr=False)
+    """Seconds of `Yardstick` in the same rounds."""
 
 
 @dataclass
@@ -162,10 +164,12 @@ def _measure(
                 continue
         row.status = "ok"
         rows.append((row, call))
+    yardstick = Yardstick(options.device)
     try:
         # rows take turns, so that a slower minute of the machine falls on all of them
         for turn in range(ROUNDS):
             on_step(f"{entry.name}: round {turn + 1} of {ROUNDS}")
+            yardstick.take()
             for row, call in rows:
                 if not row.seconds:
                     seconds_of(call, options.device)  # warm-up
@@ -174,6 +178,8 @@ def _measure(
                     if sum(row.seconds) > SECONDS_PER_BACKEND * (turn + 1) / ROUNDS:
                         break
     finally:  # an interrupt keeps the rounds that are done
+        for row, _ in rows:
+            row.yardstick = yardstick.seconds
         _summarise([row for row, _ in rows], options.batch)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from cdam_fast.errors import UsageError
+from cdam_fast.measuring import scaling_markdown
 from cdam_fast.measuring.end_to_end import OURS, STEPS
 from cdam_fast.measuring.measure import AUTOTUNED, COMPILED, EAGER
 from cdam_fast.measuring.report import milliseconds, percent, ratio
@@ -16,8 +17,10 @@ from cdam_fast.measuring.result_files import (
     Cell,
     EndToEnd,
     Line,
+    Other,
     read_results,
     short,
+    table_lines,
 )
 
 _HEADINGS = {
@@ -32,17 +35,23 @@ _WAITED = "\\*"
 
 
 def tables(paths: Sequence[str]) -> list[str]:
-    """Lines of Markdown: the maps on CPUs, on GPUs, and from pixels to labels; an empty line between two tables.
+    """Lines of Markdown: the maps on CPUs, on GPUs, from pixels to labels, then by size and by stage; an empty line
+    between two tables.
 
     Raises:
         UsageError: a file that is none of ours, damaged or of a dry run; two that hold the same.
     """
     lines: dict[tuple[object, ...], tuple[Line, str]] = {}
-    notes, whole = [], []
+    notes: list[str] = []
+    whole: list[EndToEnd] = []
+    others: list[Other] = []
     for path in paths:
         found = read_results(path)
         if isinstance(found, EndToEnd):
             whole.append(found)
+            continue
+        if isinstance(found, Other):
+            others.append(found)
             continue
         for line in found.lines:
             key = line.device, line.class_list, line.classes, line.grid, line.batch
@@ -57,7 +66,16 @@ def tables(paths: Sequence[str]) -> list[str]:
     parts = [_of_maps([line for line in ordered if line.gpu == gpu], gpu) for gpu in (False, True)]
     parts += [[note] for note in notes]
     parts += [_of_end_to_end(one) for one in sorted(whole, key=lambda one: one.device)]
+    parts += [_of_other(one) for one in sorted(others, key=lambda one: ("stages" in one.content, one.device))]
     return [line for part in parts if part for line in ("", *part)][1:]
+
+
+def _of_other(found: Other) -> list[str]:
+    write = scaling_markdown.roofline_tables if "stages" in found.content else scaling_markdown.scaling_tables
+    try:
+        return write(found.content)
+    except ValueError as error:
+        raise UsageError(f"--from: {found.path}: {error}") from None
 
 
 def _order(line: Line) -> tuple[object, ...]:
@@ -91,7 +109,7 @@ def _of_maps(lines: Sequence[Line], gpu: bool) -> list[str]:
         row.append(" / ".join(_memory(cell) for cell in cells))
         row.append(" / ".join(_error(cell) for cell in cells))
         rows.append(row)
-    result = _table(rows, left=2)
+    result = table_lines(rows, left=2)
     if any(cell.waited and cell.status == "ok" for line in lines for cell in line.cells.values()):
         result += ["", f"{_WAITED} The GPU waited for the host in between."]
     return result
@@ -134,15 +152,8 @@ def _of_end_to_end(found: EndToEnd) -> list[str]:
     paper = [found.paper.get(class_list, {}).get(("maskclip", STEPS[-1])) for class_list in found.added]
     if any(share is not None for share in paper):
         rows.append(["MaskCLIP in the paper, on an A100 (Table 5)", *(percent(share) for share in paper)])
-    return _table(rows, left=1)
+    return table_lines(rows, left=1)
 
 
 def _share(status: str, share: float | None) -> str:
     return percent(share) if share is not None else NOT_MEASURED if status in ("ok", "not run") else status
-
-
-def _table(rows: Sequence[Sequence[str]], left: int) -> list[str]:
-    """The first row is the heading; so many columns from the left are text, the others numbers."""
-    lines = ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
-    marks = ["---" if number < left else "---:" for number in range(len(rows[0]))]
-    return [lines[0], "|" + "|".join(marks) + "|", *lines[1:]]

@@ -17,6 +17,9 @@ from cdam_fast import testing
 
 SLOW = 1.0
 """Seconds from which a first call counts as a measurement: warm-up is lost in it."""
+SHORT, REPEATS = 5e-3, 20
+"""Calls that take a GPU fewer seconds than this are timed so many in a row."""
+LEAST_RUNS = 2
 
 
 @dataclass
@@ -39,6 +42,8 @@ class Row:
     over_compile: float | None = None
     over_autotune: float | None = None
     seconds: list[float] = field(default_factory=list, repr=False)
+    yardstick: list[float] = field(default_factory=list, repr=False)
+    """Seconds of `Yardstick` in the same rounds."""
 
     def summarise(self, batch: int) -> None:
         """Turn the seconds of the calls into percentiles per image."""
@@ -68,6 +73,11 @@ def seconds_of(call: Callable[[], Tensor], device: torch.device, repeats: int = 
     for _ in range(repeats):
         result = call()
     return (time.perf_counter() - begin) / repeats, result
+
+
+def one_thread(device: torch.device) -> bool:
+    """Whether the processor's own time of a call, which others on the machine do not lengthen, is what it takes."""
+    return device.type == "cpu" and torch.get_num_threads() == 1
 
 
 def peak_memory(call: Callable[[], Tensor], device: torch.device) -> tuple[int, float, Tensor]:
@@ -110,15 +120,24 @@ EAGER, COMPILED, AUTOTUNED = "eager", "torch.compile", "torch.compile max-autotu
 """The reference in float32, and PyTorch's compiler on it, which the last lets try its kernels out."""
 
 
-def check(row: Row, call: Callable[[], Tensor], exact: Tensor, device: torch.device) -> bool:
-    """Run once for memory and error; whether the result is within the budget and may be timed."""
+def check(
+    row: Row,
+    call: Callable[[], Tensor],
+    exact: Tensor,
+    device: torch.device,
+    part: Callable[[Tensor], Tensor] = lambda result: result,
+) -> bool:
+    """Run once for memory and error; whether the result is within the budget and may be timed.
+
+    ``part`` takes from the result what exact holds.
+    """
     try:
         row.memory_bytes, row.first_call_s, result = peak_memory(call, device)
     except (RuntimeError, MemoryError, OSError, ImportError) as error:
         message = str(error).strip().splitlines()
         row.status, row.note = "failed", f"{type(error).__name__}: {message[0][:120] if message else ''}"
         return False
-    row.error = testing.largest_error(result, exact)
+    row.error = testing.largest_error(part(result), exact)
     budget = testing.map_budget(result.dtype, eager=row.backend in (EAGER, COMPILED, AUTOTUNED))
     if not row.error <= budget:
         row.status, row.note = "wrong", f"error over the budget of {budget:.0e}: not timed"
@@ -127,6 +146,39 @@ def check(row: Row, call: Callable[[], Tensor], exact: Tensor, device: torch.dev
     if row.first_call_s > SLOW and row.backend not in (COMPILED, AUTOTUNED) and device.type == "cpu":
         row.seconds.append(row.first_call_s)
     return True
+
+
+class Yardstick:
+    """A product of two matrices that no version of this package changes: what two runs of a machine differ by."""
+
+    SIDE, CALLS = 1024, 3
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.matrix = torch.ones(self.SIDE, self.SIDE, device=device)
+        self.seconds: list[float] = []
+        seconds_of(lambda: self.matrix @ self.matrix, device)
+
+    def take(self) -> None:
+        """Time it, in the turn of the others."""
+        self.seconds += [seconds_of(lambda: self.matrix @ self.matrix, self.device)[0] for _ in range(self.CALLS)]
+
+
+def time_round(
+    row: Row, call: Callable[[], Tensor], device: torch.device, turn: int, rounds: int, runs: int, seconds: float
+) -> None:
+    """Time one backend in its turn of so many rounds; runs and seconds are at most of all of them."""
+    target = -(-runs * (turn + 1) // rounds)
+    repeats = 1
+    if not row.seconds or device.type == "cuda":
+        warm = seconds_of(call, device)[0]
+        repeats = REPEATS if device.type == "cuda" and warm < SHORT else 1
+    while len(row.seconds) < target:
+        typical = max(row.seconds, default=0.0)
+        over = sum(row.seconds) + typical > seconds * (turn + 1) / rounds
+        if over and len(row.seconds) >= min(LEAST_RUNS, turn + 1):
+            break
+        row.seconds.append(seconds_of(call, device, repeats)[0])
 
 
 def cores() -> int:

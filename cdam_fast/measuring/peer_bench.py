@@ -16,8 +16,17 @@ from torch import Tensor
 
 from cdam_fast import testing
 from cdam_fast.constants import TEMPERATURE
-from cdam_fast.measuring.bench import LEAST_RUNS, ROUNDS, SECONDS_PER_BACKEND, describe_machine
-from cdam_fast.measuring.measure import COMPILED, EAGER, SLOW, available_memory, peak_memory, seconds_of
+from cdam_fast.measuring.bench import ROUNDS, SECONDS_PER_BACKEND, describe_machine
+from cdam_fast.measuring.measure import (
+    COMPILED,
+    EAGER,
+    LEAST_RUNS,
+    SLOW,
+    available_memory,
+    one_thread,
+    peak_memory,
+    seconds_of,
+)
 from cdam_fast.measuring.peers import OURS, PEERS, RTOL, Call, Peer
 
 BUDGETS = {torch.float32: testing.MAP_BUDGET, torch.float64: 1e-9}
@@ -183,7 +192,7 @@ def _measure_kind(
     finally:  # an interrupt keeps the rounds that are done
         for row in rows:
             row.summarise()
-        _fill_ratios(rows, one_thread=options.device.type == "cpu" and torch.get_num_threads() == 1)
+        _fill_ratios(rows, "cpu_ms" if one_thread(options.device) else "p50_ms")
 
 
 def check_peer(row: PeerRow, peer: Peer, p: Tensor, exact: Tensor, device: torch.device) -> Callable[[], Any] | None:
@@ -230,8 +239,7 @@ def _time_round(row: PeerRow, call: Callable[[], Any], turn: int, options: PeerO
         row.cpu_seconds.append(time.process_time() - begin)
 
 
-def _fill_ratios(rows: list[PeerRow], *, one_thread: bool) -> None:
-    name = "cpu_ms" if one_thread else "p50_ms"
+def _fill_ratios(rows: list[PeerRow], name: str) -> None:
     own = next((getattr(row, name) for row in rows if row.package == OURS and row.dtype == "float32"), None)
     for row in rows:
         value = getattr(row, name)

@@ -151,9 +151,14 @@ def write_json(content: dict[str, Any], path: str) -> None:
 
 def write_plot(report: Report, path: str) -> None:
     """A bar chart of milliseconds per image on a logarithmic axis, a group for each class list."""
+    save_figure(_figure(report), path)
+
+
+def save_figure(figure: Any, path: str) -> None:
+    """One of matplotlib's, in the format that the name ends with; UsageError names ``--plot``."""
     buffer = io.BytesIO()
     try:
-        _figure(report).savefig(buffer, format=Path(path).suffix.removeprefix(".") or "png", dpi=150)
+        figure.savefig(buffer, format=Path(path).suffix.removeprefix(".") or "png", dpi=150)
     except ValueError as error:
         raise UsageError(f"--plot: cannot write {path}: {str(error).splitlines()[0]}") from None
     _replace(path, buffer.getvalue(), "--plot")
@@ -170,7 +175,8 @@ def _replace(path: str, content: bytes, option: str) -> None:
         write_whole(target, content, option)
 
 
-_COLOURS = {EAGER: "#9a9a9a", COMPILED: "#d9a441", "portable": "#2f6db3"}
+COLOURS = {EAGER: "#9a9a9a", COMPILED: "#d9a441", "portable": "#2f6db3"}
+OTHER_COLOUR = "#4c9a5f"
 
 
 def _figure(report: Report) -> Any:
@@ -212,7 +218,7 @@ def _bar(axes: Any, position: float, row: Row) -> None:
         position,
         row.p50_ms,
         height=0.8,
-        color=_COLOURS.get(row.backend, "#4c9a5f"),
+        color=COLOURS.get(row.backend, OTHER_COLOUR),
         xerr=[[max(0.0, row.p50_ms - row.p20_ms)], [max(0.0, row.p80_ms - row.p50_ms)]],
         ecolor="#333333",
         capsize=2,

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from cdam_fast import testing
 from cdam_fast.errors import UsageError, reason_of
+from cdam_fast.measuring.devices import thread_count
 from cdam_fast.measuring.measure import AUTOTUNED, COMPILED, EAGER
 
 PORTABLE, TRITON, GRAPHED = "portable", "triton", "triton, graphed"
@@ -69,24 +70,40 @@ class EndToEnd:
     paper: dict[str, dict[tuple[str, str], float]] = field(default_factory=dict)
 
 
-def read_results(path: str) -> Maps | EndToEnd:
-    """One file; UsageError names it and what is wrong with it."""
+@dataclass
+class Other:
+    """A file whose tables are its own: of scaling, or of a roofline."""
+
+    path: str
+    content: Any
+    device: str
+
+
+def read_json(path: str, option: str) -> Any:
+    """What is in a file of JSON; UsageError names the option, the file and what is wrong with it."""
     try:
         if not Path(path).is_file():
             raise UsageError(
-                f"--from: {path}: cannot be read: it is {'no file' if Path(path).exists() else 'not there'}"
+                f"{option}: {path}: cannot be read: it is {'no file' if Path(path).exists() else 'not there'}"
             )
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
+        return json.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
-        raise UsageError(f"--from: {path}: cannot be read: {reason_of(error)}") from None
+        raise UsageError(f"{option}: {path}: cannot be read: {reason_of(error)}") from None
     except (ValueError, RecursionError) as error:
-        raise UsageError(f"--from: {path}: is no JSON: {reason_of(error)}") from None
+        raise UsageError(f"{option}: {path}: is no JSON: {reason_of(error)}") from None
+
+
+def read_results(path: str) -> Maps | EndToEnd | Other:
+    """One file; UsageError names it and what is wrong with it."""
+    content = read_json(path, "--from")
     kind = set(content) if isinstance(content, dict) else set()
     try:
         if {"dry_run", "steps"} <= kind:
             return _of_script(content)
+        if {"device_name", "exponents", "rows"} <= kind or {"device_name", "grid", "stages"} <= kind:
+            return Other(path, content, device_of(content)[0])
         if {"device_name", "grid", "rows"} <= kind:
-            rows = _get(content, "rows", list)
+            rows = get_value(content, "rows", list)
             if all(isinstance(row, dict) and "backend" in row for row in rows):
                 return _of_bench(content, rows)
             if all(isinstance(row, dict) and "base" in row for row in rows):
@@ -95,11 +112,11 @@ def read_results(path: str) -> Maps | EndToEnd:
         raise UsageError(f"--from: {path}: {error}") from None
     raise UsageError(
         f"--from: {path}: is of no format that is known; takes what cdam-fast bench --json, with or without "
-        "--end-to-end, and benchmarks/gpu.py write"
+        "--end-to-end, --scaling or --roofline, and benchmarks/gpu.py write"
     )
 
 
-def _get(entry: Any, key: str, *kinds: type, where: str = "") -> Any:
+def get_value(entry: Any, key: str, *kinds: type, where: str = "") -> Any:
     """A value of one of the kinds; ValueError where there is none."""
     name = f"{where}.{key}" if where else key
     if not isinstance(entry, dict) or key not in entry:
@@ -115,7 +132,7 @@ _NUMBER = (int, float, type(None))
 
 
 def _positive(entry: Any, key: str, where: str) -> float | None:
-    value = _get(entry, key, *_NUMBER, where=where)
+    value = get_value(entry, key, *_NUMBER, where=where)
     if value is not None and not 0 < value < math.inf:
         raise ValueError(f"is damaged: {where}.{key} is {value}, takes a positive number")
     return None if value is None else float(value)
@@ -123,7 +140,7 @@ def _positive(entry: Any, key: str, where: str) -> float | None:
 
 def _input(entry: Any, where: str = "") -> tuple[tuple[int, int], int]:
     """Patches of the two sides, and images at once."""
-    grid, batch = _get(entry, "grid", list, where=where), _get(entry, "batch", int, where=where)
+    grid, batch = get_value(entry, "grid", list, where=where), get_value(entry, "batch", int, where=where)
     if len(grid) != 2 or not all(type(size) is int and size > 0 for size in (*grid, batch)):
         raise ValueError(f"is damaged: {where or 'it'} has grid {str(grid)[:40]} and batch {batch}")
     return (grid[0], grid[1]), batch
@@ -131,11 +148,11 @@ def _input(entry: Any, where: str = "") -> tuple[tuple[int, int], int]:
 
 def _cell(backend: str, row: Any, ms: float | None, where: str, waited: bool = False) -> Cell:
     """Its time only where the error is within the budget, whatever the file calls it."""
-    status = _get(row, "status", str, where=where).partition(":")[0]
+    status = get_value(row, "status", str, where=where).partition(":")[0]
     error = row.get("error")
     memory = row.get("memory_bytes")
     if error is not None:
-        error = float(_get(row, "error", int, float, where=where))
+        error = float(get_value(row, "error", int, float, where=where))
         if not error <= testing.map_budget(eager=backend in (EAGER, COMPILED, AUTOTUNED)):
             return Cell("wrong", error=error)
     if status == "not run":
@@ -145,29 +162,30 @@ def _cell(backend: str, row: Any, ms: float | None, where: str, waited: bool = F
     if error is None:
         raise ValueError(f"is damaged: {where}.error is missing, and a time without it is none")
     if memory is not None:
-        memory = _get(row, "memory_bytes", int, where=where)
+        memory = get_value(row, "memory_bytes", int, where=where)
     return Cell("ok" if ms is not None else NOT_MEASURED, ms, memory, error, waited)
 
 
 def _versions(entry: Any, where: str = "") -> str:
-    versions = f"PyTorch {_get(entry, 'torch', str, where=where).partition('+')[0]}"
-    return f"{versions}, Triton {_get(entry, 'triton', str, where=where)}" if "triton" in entry else versions
+    versions = f"PyTorch {get_value(entry, 'torch', str, where=where).partition('+')[0]}"
+    return f"{versions}, Triton {get_value(entry, 'triton', str, where=where)}" if "triton" in entry else versions
 
 
-def _device(content: Any) -> tuple[str, bool]:
-    gpu = _get(content, "device", str).partition(":")[0] != "cpu"
-    threads = "" if gpu else f", {_get(content, 'threads', int)} threads"
-    return f"{_get(content, 'device_name', str)}{threads}, {_versions(content)}", gpu
+def device_of(content: Any) -> tuple[str, bool]:
+    """With threads and versions, and whether it is a GPU."""
+    gpu = get_value(content, "device", str).partition(":")[0] != "cpu"
+    threads = "" if gpu else f", {thread_count(get_value(content, 'threads', int))}"
+    return f"{get_value(content, 'device_name', str)}{threads}, {_versions(content)}", gpu
 
 
 def _of_bench(content: Any, rows: list[Any]) -> Maps:
-    device, gpu = _device(content)
+    device, gpu = device_of(content)
     grid, batch = _input(content)
     lines: dict[tuple[str, int], Line] = {}
     for number, row in enumerate(rows):
         where = f"rows[{number}]"
-        name = _get(row, "class_list", str, where=where), _get(row, "classes", int, where=where)
-        backend = _BACKENDS.get(_get(row, "backend", str, where=where))
+        name = get_value(row, "class_list", str, where=where), get_value(row, "classes", int, where=where)
+        backend = _BACKENDS.get(get_value(row, "backend", str, where=where))
         line = lines.setdefault(name, Line(device, gpu, *name, grid, batch, {}))
         if backend is None or backend in line.cells:
             raise ValueError(f"is damaged: {where}.backend is {row['backend'][:40]!r}, takes each known one once")
@@ -176,31 +194,31 @@ def _of_bench(content: Any, rows: list[Any]) -> Maps:
 
 
 def _of_end_to_end(content: Any, rows: list[Any]) -> EndToEnd:
-    result = EndToEnd(_device(content)[0])
+    result = EndToEnd(device_of(content)[0])
     for number, row in enumerate(rows):
         where = f"rows[{number}]"
         class_list, base, step, kind, status = (
-            _get(row, key, str, where=where) for key in ("class_list", "base", "step", "map", "status")
+            get_value(row, key, str, where=where) for key in ("class_list", "base", "step", "map", "status")
         )
-        share = _get(row, "over_base", *_NUMBER, where=where)
+        share = get_value(row, "over_base", *_NUMBER, where=where)
         added = result.added.setdefault(class_list, {})
         added[base, step, kind] = status, float(share) if status == "ok" and share is not None else None
-        paper = _get(row, "paper_over_base", *_NUMBER, where=where)
+        paper = get_value(row, "paper_over_base", *_NUMBER, where=where)
         if paper is not None:
             result.paper.setdefault(class_list, {})[base, step] = float(paper)
     return result
 
 
 def _of_script(content: Any) -> Maps:
-    if _get(content, "dry_run", bool):
+    if get_value(content, "dry_run", bool):
         raise ValueError("is of a dry run, whose numbers are of stand-ins")
-    steps = _get(content, "steps", dict)
+    steps = get_value(content, "steps", dict)
     environment = _done(steps, "environment")
     if environment is None:
         raise ValueError("has no result of the step environment, and so no device")
-    device = f"{_get(environment, 'name', str, where='environment')}, {_versions(environment, 'environment')}"
+    device = f"{get_value(environment, 'name', str, where='environment')}, {_versions(environment, 'environment')}"
     result = Maps()
-    planned = map(str, _get(content, "planned", list) if "planned" in content else ())
+    planned = map(str, get_value(content, "planned", list) if "planned" in content else ())
     missing = []
     for name in dict.fromkeys((*planned, *steps)):
         if found := _LATENCY.fullmatch(name):
@@ -216,14 +234,14 @@ def _of_script(content: Any) -> Maps:
 
 
 def _status(steps: Any, name: str) -> str:
-    return str(_get(steps[name], "status", str, where=name)[:80])
+    return str(get_value(steps[name], "status", str, where=name)[:80])
 
 
 def _done(steps: Any, name: str) -> Any:
     """The result of a step, None where it is not there or failed."""
     if name not in steps or _status(steps, name) != "done":
         return None
-    return _get(steps[name], "result", dict, where=name)
+    return get_value(steps[name], "result", dict, where=name)
 
 
 def _latency(device: str, class_list: str, result: Any, name: str) -> Line:
@@ -231,26 +249,26 @@ def _latency(device: str, class_list: str, result: Any, name: str) -> Line:
     if not name.endswith(f" {grid[0]}x{grid[1]} batch {batch}"):
         raise ValueError(f"is damaged: {name} is of {grid[0]}x{grid[1]} patches and batch {batch}")
     cells = {}
-    for key, row in _get(result, "backends", dict, where=name).items():
+    for key, row in get_value(result, "backends", dict, where=name).items():
         if key not in _BACKENDS:
             raise ValueError(f"is damaged: {name}.backends has {key[:40]!r}, takes {', '.join(_BACKENDS)}")
         where = f"{name}.{key}"
         times = row.get("device_us") if isinstance(row, dict) else None
         median = None if times is None else _positive(times, "median", f"{where}.device_us")
-        waited = median is not None and not _get(row, "queued_before_the_first", bool, where=where)
+        waited = median is not None and not get_value(row, "queued_before_the_first", bool, where=where)
         cells[_BACKENDS[key]] = _cell(key, row, None if median is None else median / 1e3 / batch, where, waited)
-    return Line(device, True, class_list, _get(result, "classes", int, where=name), grid, batch, cells)
+    return Line(device, True, class_list, get_value(result, "classes", int, where=name), grid, batch, cells)
 
 
 def _errors(device: str, result: Any) -> Iterator[str]:
     if result is None:
         yield f"{device}: errors of many inputs: {NOT_MEASURED}."
         return
-    rows = _get(result, "rows", list, where="errors")
+    rows = get_value(result, "rows", list, where="errors")
     errors = {}
     for number, row in enumerate(rows):
         where = f"errors.rows[{number}]"
-        errors[_get(row, "case", str, where=where)] = float(_get(row, TRITON, int, float, where=where))
+        errors[get_value(row, "case", str, where=where)] = float(get_value(row, TRITON, int, float, where=where))
     wrong = [case for case, error in errors.items() if not error <= testing.MAP_BUDGET]
     if wrong:
         yield f"{device}: the kernels are wrong on {len(wrong)} of {len(errors)} inputs: {'; '.join(wrong)}."
@@ -263,3 +281,10 @@ def short(error: float) -> str:
     """``2.2e-6``."""
     mantissa, _, exponent = f"{error:.1e}".partition("e")
     return f"{mantissa}e{int(exponent)}" if exponent else mantissa
+
+
+def table_lines(rows: Sequence[Sequence[str]], left: int) -> list[str]:
+    """Markdown; the first row is the heading; so many columns from the left are text, the others numbers."""
+    lines = ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
+    marks = ["---" if number < left else "---:" for number in range(len(rows[0]))]
+    return [lines[0], "|" + "|".join(marks) + "|", *lines[1:]]
