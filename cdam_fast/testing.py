@@ -36,6 +36,11 @@ def oracle(similarity: Tensor, *, device: torch.device | str = "cpu", **options:
     return reference.multi_scale_map(work, check_options(work, MapOptions(**options)), _blocked_divergence)
 
 
+def exact_divergence(p: Tensor) -> Tensor:
+    """`cdam_fast.reference.pairwise_divergence` of ``p [N, C]`` in float64 on the CPU, in blocks of rows."""
+    return _blocked_divergence(p.detach().to("cpu", torch.float64), metric="js")
+
+
 def _blocked_divergence(p: Tensor, *, metric: str) -> Tensor:
     rows = max(1, _BLOCK_ELEMENTS // (p.shape[:-2].numel() * p.shape[-2] * p.shape[-1]))
     return torch.cat([reference.pairwise_divergence(block, p, metric=metric) for block in torch.split(p, rows, -2)], -2)

@@ -16,6 +16,7 @@ from cdam_fast.commands import (
     bench_end_to_end,
     bench_host,
     bench_map,
+    bench_peers,
     bench_roofline,
     bench_scaling,
     bench_tables,
@@ -31,6 +32,7 @@ _MODES: dict[str, ModuleType] = {
     "roofline": bench_roofline,
     "host": bench_host,
     "end_to_end": bench_end_to_end,
+    "peers": bench_peers,
 }
 """By the name of the option that chooses it; where none does, it is the map alone."""
 

@@ -173,17 +173,24 @@ def _eager_bytes(similarity: Tensor) -> int:
 def describe_environment(options: BenchOptions) -> dict[str, Any]:
     """What a reader needs to judge the numbers or repeat them."""
     return {
-        "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-        "cdam_fast": __version__,
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-        "device": str(options.device),
-        "device_name": device_name(options.device),
-        "cores": cores(),
-        "threads": torch.get_num_threads(),
+        **describe_machine(options.device),
         "model": MODEL,
         "prompt_template": TEMPLATE,
         "grid": list(options.grid),
         "batch": options.batch,
         "budget": testing.MAP_BUDGET,
+    }
+
+
+def describe_machine(device: torch.device) -> dict[str, Any]:
+    """When, with what versions, and on what."""
+    return {
+        "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "cdam_fast": __version__,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "device": str(device),
+        "device_name": device_name(device),
+        "cores": cores(),
+        "threads": torch.get_num_threads(),
     }

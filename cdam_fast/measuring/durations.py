@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 
 from cdam_fast import reference, testing
 from cdam_fast.measuring.bench import SECONDS_PER_BACKEND, BenchOptions
-from cdam_fast.measuring.measure import LEAST_RUNS
+from cdam_fast.measuring.measure import COMPILED, LEAST_RUNS
+from cdam_fast.measuring.peer_bench import KINDS, PeerOptions
+from cdam_fast.measuring.peers import Peer
 
 _CLASSES, _SIDE = 64, 12  # of the short measurement
 
@@ -18,6 +21,12 @@ COMPILING = 60.0
 
 _LOADING, _PER_WORD, _TOWER = 10.0, 0.06, 0.3
 """Seconds: of the model, of one prompt, of an image through the tower."""
+
+_STAGE = 0.4
+"""Share of the eager map's time that is the divergence at its largest scale."""
+
+_BUILDING = 6.0
+"""Seconds that another package takes to build what it calls."""
 
 
 def of_bench(options: BenchOptions, *, end_to_end: bool) -> float:
@@ -37,6 +46,26 @@ def of_bench(options: BenchOptions, *, end_to_end: bool) -> float:
         rows = [row + tower for row in rows]
         timed = [row + min(options.runs * row, max(SECONDS_PER_BACKEND, LEAST_RUNS * row)) for row in rows]
         total += checks + sum(timed) + (COMPILING if compiled else 0)
+    return total
+
+
+def of_peers(options: PeerOptions, peers: Sequence[Peer]) -> float:
+    """Seconds, within a factor of two."""
+    unit = eager_unit() * _STAGE
+    if options.device.type != "cpu":
+        unit /= 50
+    total = sum(_BUILDING for peer in peers if peer.compiles)
+    for grid in options.grids:
+        for classes in options.classes:
+            eager = unit * (grid[0] * grid[1]) ** 2 * classes
+            total += ORACLE * eager * len(KINDS)
+            compiled = options.compile == "all" or (grid, classes) == (options.grids[-1], options.classes[-1])
+            total += COMPILING if compiled and options.compile != "none" else 0
+            for peer in peers:
+                if peer.name != COMPILED or (compiled and options.compile != "none"):
+                    one = peer.cost * eager
+                    timed = min(options.runs * one, max(SECONDS_PER_BACKEND, LEAST_RUNS * one))
+                    total += len(KINDS) * (2 * one + timed)
     return total
 
 

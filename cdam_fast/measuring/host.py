@@ -74,11 +74,11 @@ def run_host(report: HostReport, device: torch.device, grid: tuple[int, int], on
     }
     with torch.no_grad():
         on_step(f"first call of {grid[0]}x{grid[1]} patches")
-        with _without_launches(device):
+        with without_launches(device):
             report.first_us = _first(clip_like(5, *grid, batch=(1,)).to(device))
         for name, call in calls.items():
             on_step(name)
-            with _without_launches(device):
+            with without_launches(device):
                 row = HostRow(name, _median(call, device))
             report.rows.append(row)
             try:
@@ -133,7 +133,8 @@ def _served(device: torch.device) -> Iterator[contextlib.ExitStack]:
 
 
 @contextlib.contextmanager
-def _without_launches(device: torch.device) -> Iterator[None]:
+def without_launches(device: torch.device) -> Iterator[None]:
+    """The Triton backend on any device, its kernels replaced by nothing."""
     from cdam_fast.kernels import launch
 
     with _served(device) as stack:
