@@ -224,11 +224,17 @@ class CDAMSegmenter(PatchLogits):
                 raise outcome
             yield outcome
 
-    def outcomes(self, images: Iterable[object]) -> Iterator[Segmentation | Exception]:
-        """As `iterate`, but an image that fails leaves its exception in its place, and the others go on."""
-        return self._outcomes(images, apart=True)
+    def outcomes(self, images: Iterable[object], *, fill: bool = False) -> Iterator[Segmentation | Exception]:
+        """As `iterate`, but an image that fails leaves its exception in its place, and the others go on.
 
-    def _outcomes(self, images: Iterable[object], apart: bool) -> Iterator[Segmentation | Exception]:
+        With fill the last batch is filled up to batch_size windows with copies, at their cost: rounding then does not
+        depend on which images come together, and labels are the same however a list of them is divided.
+        """
+        return self._outcomes(images, apart=True, fill=fill)
+
+    def _outcomes(
+        self, images: Iterable[object], apart: bool, fill: bool = False
+    ) -> Iterator[Segmentation | Exception]:
         return outcomes(
             images,
             self._canvas,
@@ -236,6 +242,7 @@ class CDAMSegmenter(PatchLogits):
             self._finish,
             self.options.batch_size,
             apart=apart,
+            fill=fill,
             settings=partial(own_settings, self.tower.device),
         )
 
