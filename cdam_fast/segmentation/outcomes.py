@@ -85,9 +85,7 @@ def _done(
                 yield finished
 
 
-def _logits(
-    windows: list[tuple[Canvas, Place]], model: Model, apart: bool, least: int
-) -> Iterator[Tensor | Exception]:
+def _logits(windows: list[tuple[Canvas, Place]], model: Model, apart: bool, least: int) -> Iterator[Tensor | Exception]:
     """Of each window, or what it raised; least: windows that the model gets at least."""
     if not windows:
         return
