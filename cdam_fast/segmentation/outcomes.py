@@ -17,8 +17,8 @@ Outcome = Union[Segmentation, Exception]
 Window = tuple[Union[Canvas, Exception], Place]
 """One to look at, or what went wrong before an image had any."""
 
-Model = Callable[[list[Tensor]], Tensor]
-"""From crops ``[3, window, window]`` to the logits of each, ``[B, Q, h, w]``."""
+Model = Callable[[list[Tensor]], list[Tensor]]
+"""From crops ``[3, h, w]`` to the logits of each, ``[Q, h, w]``."""
 
 
 def outcomes(
