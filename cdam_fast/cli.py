@@ -1,4 +1,4 @@
-"""The command line: ``cdam-fast segment``, ``map``, ``evaluate``, ``demo``, ``bench``, ``kernels``, ``tune`` and ``env``."""
+"""The command line: ``cdam-fast`` and its subcommands."""
 
 from __future__ import annotations
 

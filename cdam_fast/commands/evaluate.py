@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from cdam_fast.commands.messages import named_errors, plain_messages
 from cdam_fast.commands.devices import add_device
+from cdam_fast.commands.messages import named_errors, plain_messages
 from cdam_fast.commands.model_options import DTYPES
+from cdam_fast.commands.progress import counted
 from cdam_fast.commands.streams import say, show, tell
 from cdam_fast.errors import UsageError
 from cdam_fast.models import BASES
@@ -23,14 +26,14 @@ def add_command(commands: Any) -> None:
         "evaluate",
         help="mean intersection over union on a data set, under a protocol that is part of the result",
         description="Segment the validation images of a data set and print the intersection over union of each class, "
-        "their mean, the protocol, and the published number where there is one for it. Under torchrun each process does "
-        "its share of the images. The exit status is 1 where an image failed.",
+        "their mean, the protocol, and the published number where there is one for it. Under torchrun each process "
+        "does its share of the images. The exit status is 1 where an image failed.",
     )
     evaluate.add_argument(
         "dataset",
         metavar="DATASET",
-        help="voc21, voc20, context60, context59, coco-object, coco-stuff, cityscapes, ade20k; or custom: photographs in "
-        "images, masks in masks, and --classes",
+        help="voc21, voc20, context60, context59, coco-object, coco-stuff, cityscapes, ade20k; or custom: photographs "
+        "in images, masks in masks, and --classes",
     )
     evaluate.add_argument("--root", required=True, metavar="DIR", help="its folder, or one above")
     evaluate.add_argument(
@@ -49,6 +52,9 @@ def add_command(commands: Any) -> None:
     evaluate.add_argument("--pretrained", metavar="TAG|FILE", help="its weights")
     for name in SIDES:
         evaluate.add_argument(f"--{name.replace('_', '-')}", type=int, metavar="PIXELS", help="of the windows")
+    evaluate.add_argument(
+        "--background", metavar="entropy|none|P", help="threshold of the background: Eq. 4, none, or a probability"
+    )
     evaluate.add_argument("--limit", type=int, metavar="N", help="the first N images only")
     evaluate.add_argument(
         "--out", metavar="DIR", help="keep each image's counts there: a run that was ended goes on with the others"
@@ -75,7 +81,7 @@ def add_command(commands: Any) -> None:
 def _run(parsed: argparse.Namespace) -> int:
     """The exit status: 0, or 1 where an image failed."""
     try:
-        with plain_messages(parsed), joined() as processes:
+        with plain_messages(parsed, once=True), joined() as processes:
             return _evaluate(parsed, processes)
     except (KeyboardInterrupt, Stopped):
         if parsed.out is not None:
@@ -84,9 +90,8 @@ def _run(parsed: argparse.Namespace) -> int:
 
 
 def _evaluate(parsed: argparse.Namespace, processes: Processes) -> int:
-    from cdam_fast.commands.evaluation_table import table
+    from cdam_fast.commands.evaluation_table import protocol_lines, table
     from cdam_fast.commands.protocol_options import chosen_segmenter, described
-    from cdam_fast.commands.progress import counted
     from cdam_fast.evaluation import ImageFailedError, evaluate
     from cdam_fast.measuring.report import check_writable, write_json
 
@@ -101,20 +106,8 @@ def _evaluate(parsed: argparse.Namespace, processes: Processes) -> int:
         segmenter, chosen = chosen_segmenter(parsed, dataset, processes)
     if processes.first:
         tell(described(chosen))
-    share = len(processes.share(dataset.samples[: parsed.limit]))
-    done: list[int] = []
-
-    def on_image(name: str, so_far: Any) -> None:
-        if not done:  # what was done before is known by now
-            done.append(so_far.done_before)
-        miou = so_far.miou
-        line = f"mIoU so far {100 * miou:.2f} %" if miou is not None else "no image so far"
-        if so_far.failed and so_far.failed[-1][0] == name:
-            line = f"failed: {so_far.failed[-1][1]}"
-        on_line(f"{name}: {line}")
-
     try:
-        with counted(share, "evaluating") as on_line, named_errors(parsed):
+        with _progress(len(dataset.samples[: parsed.limit]), processes) as on_image, named_errors(parsed):
             result = evaluate(
                 segmenter,
                 dataset,
@@ -126,7 +119,7 @@ def _evaluate(parsed: argparse.Namespace, processes: Processes) -> int:
                 protocol=chosen.as_json(),
                 published=chosen.published,
                 processes=processes,
-                on_image=on_image if processes.first else lambda name, so_far: None,
+                on_image=on_image,
             )
     except ImageFailedError as error:
         tell(f"cdam-fast evaluate: error: {error} (--strict)")
@@ -137,10 +130,32 @@ def _evaluate(parsed: argparse.Namespace, processes: Processes) -> int:
         for name, reason in result.failed:
             tell(f"failed: {name}: {reason}")
         show(table(result, chosen))
-        say(f"{result.images} images, {len(result.failed)} failed")
+        for line in protocol_lines(result, chosen):
+            say(line)
+        say(f"{result.images} images, {len(result.failed)} failed, {result.seconds:.2f} s an image")
         if parsed.json is not None:
             write_json(result.as_json(), parsed.json)
     return 1 if result.failed else 0
+
+
+@contextlib.contextmanager
+def _progress(images: int, processes: Processes) -> Iterator[Any]:
+    """What hears of each image: of those of the first process, a line with the mean so far."""
+    with contextlib.ExitStack() as stack:
+        line: list[Any] = []
+
+        def on_image(name: str, so_far: Any) -> None:
+            if not processes.first:
+                return
+            if not line:  # by now it is known how many were done before
+                left = len(processes.share(range(images - so_far.done_before)))
+                line.append(stack.enter_context(counted(left, "evaluating")))
+            if so_far.failed and so_far.failed[-1][0] == name:
+                line[0](f"{name}: {so_far.failed[-1][1]}")
+            else:
+                line[0](f"{name}: mIoU so far {100 * (so_far.miou or 0):.2f} %")
+
+        yield on_image
 
 
 def _dataset(parsed: argparse.Namespace) -> Any:

@@ -13,11 +13,10 @@ from cdam_fast.files import readable
 
 
 def table(result: Evaluation, chosen: Chosen) -> Table:
-    """Intersection over union of each class and their mean, with the protocol and the published number."""
+    """Intersection over union of each class and their mean, and the published number."""
     made = Table(
         title=f"{result.dataset}, {chosen.base} {'with' if chosen.settings.cdam else 'without'} CDAM, "
         f"{result.images} images",
-        caption="\n".join([described(chosen), *_protocol_lines(result, chosen)]),
         box=box.SIMPLE_HEAD,
         padding=(0, 1, 0, 0),
     )
@@ -32,10 +31,12 @@ def table(result: Evaluation, chosen: Chosen) -> Table:
     return made
 
 
-def _protocol_lines(result: Evaluation, chosen: Chosen) -> list[str]:
+def protocol_lines(result: Evaluation, chosen: Chosen) -> list[str]:
+    """The protocol, where it is left, and what it says."""
     settings = result.settings
     weights = "" if chosen.pretrained is None else f", weights {chosen.pretrained}"
     lines = [
+        described(chosen),
         f"{chosen.model}{weights}; short side {settings['short_side']}"
         f"{_cap(settings)}, window {settings['window']}, stride {settings['stride']}",
         f"background {_background(settings)}, order {settings['order']}, {settings['device']}, {settings['dtype']}"

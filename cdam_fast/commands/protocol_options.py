@@ -11,6 +11,7 @@ from typing import Any
 from cdam_fast.commands.devices import describe_device, parse_device
 from cdam_fast.commands.messages import named_errors
 from cdam_fast.commands.model_options import DTYPES, known
+from cdam_fast.commands.segment import parse_background
 from cdam_fast.commands.streams import tell
 from cdam_fast.errors import UsageError
 from cdam_fast.evaluation import Dataset, load_protocol
@@ -101,9 +102,11 @@ def choose(parsed: argparse.Namespace, dataset: Dataset) -> Chosen:
         different.append(f"base {parsed.base}")
         base = parsed.base
     options |= {name: getattr(parsed, name) for name in _SIDES if getattr(parsed, name) is not None}
+    if parsed.background is not None:
+        options["background"] = parse_background(parsed.background)
     for name, value in options.items():
         if value != settings.options.get(name):
-            different.append(f"{name.replace('_', ' ')} {value}")  # noqa: PERF401 - beside the other appends
+            different.append(f"{name.replace('_', ' ')} {value}")
     different += [f"dtype {parsed.dtype}"] if parsed.dtype != "float32" else []
     different += ["amp"] if parsed.amp else []
     different += [f"the first {parsed.limit} images"] if parsed.limit is not None else []
@@ -122,9 +125,7 @@ def _protocol(name: str) -> Protocol:
         raise UsageError(f"--protocol:{str(error).partition(':')[2]}{takes}") from None
 
 
-def _settings(
-    protocol: Protocol, dataset: Dataset, parsed: argparse.Namespace, base: str, model: str
-) -> Settings:
+def _settings(protocol: Protocol, dataset: Dataset, parsed: argparse.Namespace, base: str, model: str) -> Settings:
     cdam = not parsed.no_cdam
     if dataset.name in protocol.datasets or dataset.name != "custom":
         try:

@@ -92,7 +92,7 @@ def _logits(windows: list[tuple[Canvas, Place]], model: Model, apart: bool, leas
     crops = [canvas.crop(place) for canvas, place in windows]
     crops += crops[:1] * (least - len(crops))
     try:
-        results: list[Tensor | Exception] = list(model(crops))[: len(windows)]
+        results: list[Tensor | Exception] = [*model(crops)[: len(windows)]]
     except Exception as error:
         if apart and len({id(canvas) for canvas, _ in windows}) > 1:
             if str(error).startswith("batch_size: "):
