@@ -118,7 +118,7 @@ class Watch:
         self._left.set()
 
     def over(self) -> None:
-        """This process has no more to do with the others."""
+        """Nothing more is to do with the others."""
         self._over.set()
 
     def abandon(self) -> None:

@@ -60,7 +60,7 @@ def test_alone():
 def test_each_item_is_in_one_share(count):
     items = list(range(7))
     shares = [Processes(rank, count).share(items) for rank in range(count)]
-    assert sorted(sum(shares, [])) == items
+    assert sorted(item for share in shares for item in share) == items
     assert max(map(len, shares)) - min(map(len, shares)) <= 1
 
 

@@ -22,8 +22,9 @@ def confusion_of(labels: Tensor, truth: Truth, classes: int) -> Tensor:
     from torchmetrics.functional.classification import multiclass_confusion_matrix
 
     target = torch.from_numpy(truth).to(labels.device, torch.int64)
-    counts: Tensor = multiclass_confusion_matrix(labels, target, num_classes=classes, ignore_index=VOID)
-    return counts.cpu()
+    least = max(classes, 2)  # that torchmetrics takes
+    counts: Tensor = multiclass_confusion_matrix(labels, target, num_classes=least, ignore_index=VOID)
+    return counts[:classes, :classes].cpu()
 
 
 def iou_of_classes(confusion: Tensor) -> list[float | None]:

@@ -175,6 +175,10 @@ def evaluate(
     run = _Run(segmenter, dataset, result, kept, strict, processes, on_image)
     try:
         run.images(processes.share(left), workers)
+    except RuntimeError as error:
+        if str(error).startswith("DataLoader worker"):
+            raise RuntimeError(f"workers: a process that reads images has ended: {reason_of(error)}") from None
+        raise
     finally:
         if kept is not None:
             kept.close()

@@ -63,7 +63,8 @@ def read_images(dataset: Dataset, samples: Sequence[Sample], prepare: Preparatio
     Every image is resized on the CPU, so that their number changes no result.
 
     Raises:
-        RuntimeError: one of the processes was ended.
+        RuntimeError: that begins with "DataLoader worker": one of the processes was ended. PyTorch raises it wherever
+            this process then is.
     """
     reader = _Reader(dataset, samples, prepare._replace(device=torch.device("cpu")))
     workers = min(workers, len(samples))
@@ -79,15 +80,7 @@ def read_images(dataset: Dataset, samples: Sequence[Sample], prepare: Preparatio
         collate_fn=_as_it_is,
         generator=torch.Generator(),  # the caller's is left alone
     )
-    images = iter(loader)
-    while True:
-        try:
-            image = next(images)
-        except StopIteration:
-            return
-        except RuntimeError as error:
-            raise RuntimeError(f"workers: a process that reads images has ended: {reason_of(error)}") from error
-        yield image
+    yield from loader
 
 
 def _as_it_is(image: Any) -> Any:
