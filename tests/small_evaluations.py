@@ -33,7 +33,7 @@ def make_segmenter(names=NAMES, **options):
     return CDAMSegmenter(small_model(), None, names, **(given | options))
 
 
-def write(folder, count=len(SIZES), names=NAMES, seed=0):
+def write(folder, count=None, names=NAMES, seed=0):
     """``images``, ``masks`` with void in them, and ``classes.txt``; names that are not ASCII."""
     rng = np.random.default_rng(seed)
     for part in ("images", "masks"):

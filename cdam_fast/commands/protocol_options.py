@@ -106,7 +106,7 @@ def choose(parsed: argparse.Namespace, dataset: Dataset) -> Chosen:
         options["background"] = parse_background(parsed.background)
     for name, value in options.items():
         if value != settings.options.get(name):
-            different.append(f"{name.replace('_', ' ')} {value}")
+            different.append(f"{name.replace('_', ' ')} {'none' if value is None else value}")
     different += [f"dtype {parsed.dtype}"] if parsed.dtype != "float32" else []
     different += ["amp"] if parsed.amp else []
     different += [f"the first {parsed.limit} images"] if parsed.limit is not None else []

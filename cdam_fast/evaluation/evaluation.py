@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cdam_fast.errors import reason_of
+from cdam_fast.errors import UsageError, reason_of
 from cdam_fast.evaluation import conditions
 from cdam_fast.evaluation.confusion import confusion_of, iou_of_classes, mean_iou
 from cdam_fast.evaluation.dataset import Dataset, Sample
@@ -134,7 +134,8 @@ def evaluate(
     Raises:
         TypeError, ValueError: an argument that is wrong, by name; another number of classes; a folder with something
             else in it, or with results of other settings. RuntimeError: a process that reads images has ended, a folder
-            that cannot be written on. ImageFailedError: strict, and one has. ModuleNotFoundError: no torchmetrics.
+            that cannot be written on. ImageFailedError: strict, and one has. UsageError: processes that differ.
+        ModuleNotFoundError: no torchmetrics.
     """
     import torchmetrics  # noqa: F401 - said before any work
 
@@ -243,7 +244,7 @@ def _check_same(processes: Processes, decisive: dict[str, Any], samples: Sequenc
     for rank, theirs in enumerate(processes.gather(mine)):
         different = difference(theirs, mine)
         if different:
-            raise ValueError(f"settings: process {rank} has {different}; takes the same in all processes")
+            raise UsageError(f"process {rank} has {different}; takes the same in all processes")
 
 
 def _sum_up(result: Evaluation, processes: Processes, samples: Sequence[Sample]) -> None:

@@ -110,7 +110,7 @@ def test_images_that_fail_are_named_and_the_others_count(made, broken, workers):
 
 
 def test_strict_ends_at_the_first(made, broken):
-    with pytest.raises(ImageFailedError, match="写真1: mask 写真1.png: 4x5 pixels"):
+    with pytest.raises(ImageFailedError, match=r"写真1: mask 写真1\.png: 4x5 pixels"):
         evaluate(made, broken, strict=True, workers=0)
 
 
@@ -161,7 +161,7 @@ except RuntimeError as error:
 
 @pytest.mark.slow  # 5 s, in which PyTorch looks after its processes
 def test_a_process_that_reads_and_dies(made, dataset, tmp_path):
-    ((status, said, errors),) = finish(start(1, "-c", DEADLY, dataset.samples[0].photo.parents[1], tmp_path / "out"))
+    ((_, said, errors),) = finish(start(1, "-c", DEADLY, dataset.samples[0].photo.parents[1], tmp_path / "out"))
     assert said.startswith("workers: a process that reads images has ended: DataLoader worker"), errors
     result = evaluate(made, dataset, out=tmp_path / "out", workers=0)
     assert (result.images, result.failed) == (7, [])
