@@ -15,7 +15,8 @@ from cdam_fast.commands.devices import KINDS, auto_backend, is_there
 from cdam_fast.commands.streams import say
 from cdam_fast.errors import reason_of
 from cdam_fast.measuring.devices import device_name
-from cdam_fast.measuring.measure import EAGER, cores
+from cdam_fast.measuring.measure import EAGER
+from cdam_fast.processes import cores
 
 _PACKAGES = {
     "triton": ("triton", "pytorch-triton", "pytorch-triton-rocm", "pytorch-triton-xpu", "triton-windows"),

@@ -3,7 +3,7 @@
 from cdam_fast.evaluation.confusion import mean_iou
 from cdam_fast.evaluation.dataset import VOID, Dataset, Sample
 from cdam_fast.evaluation.datasets import DATASETS, open_dataset
-from cdam_fast.evaluation.evaluation import Evaluation, evaluate
+from cdam_fast.evaluation.evaluation import Evaluation, ImageFailedError, evaluate
 from cdam_fast.evaluation.protocol import PROTOCOLS, Protocol, Settings, load_protocol
 
 __all__ = [
@@ -12,6 +12,7 @@ __all__ = [
     "VOID",
     "Dataset",
     "Evaluation",
+    "ImageFailedError",
     "Protocol",
     "Sample",
     "Settings",

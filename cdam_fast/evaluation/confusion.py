@@ -22,11 +22,12 @@ def confusion_of(labels: Tensor, truth: Truth, classes: int) -> Tensor:
     from torchmetrics.functional.classification import multiclass_confusion_matrix
 
     target = torch.from_numpy(truth).to(labels.device, torch.int64)
+    least = max(classes, 2)  # that torchmetrics takes
     # its own checks sort the pixels, twice the time of the counting; a data set has checked its masks' values
     counts: Tensor = multiclass_confusion_matrix(
-        labels, target, num_classes=classes, ignore_index=VOID, validate_args=False
+        labels, target, num_classes=least, ignore_index=VOID, validate_args=False
     )
-    return counts.cpu()
+    return counts[:classes, :classes].cpu()
 
 
 def iou_of_classes(confusion: Tensor) -> list[float | None]:

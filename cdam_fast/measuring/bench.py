@@ -24,9 +24,9 @@ from cdam_fast.measuring.measure import (
     Yardstick,
     available_memory,
     check,
-    cores,
     time_round,
 )
+from cdam_fast.processes import cores
 
 ROUNDS = 3
 SECONDS_PER_BACKEND = 4.0

@@ -179,8 +179,3 @@ def time_round(
         if over and len(row.seconds) >= min(LEAST_RUNS, turn + 1):
             break
         row.seconds.append(seconds_of(call, device, repeats)[0])
-
-
-def cores() -> int:
-    """CPU cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

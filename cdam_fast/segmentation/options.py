@@ -39,6 +39,7 @@ class Options(NamedTuple):
     batch_size: int
     graph: bool
     refine: bool
+    amp: bool
     map: dict[str, Any]
 
 
@@ -60,6 +61,7 @@ def check_options(
     batch_size: object,
     graph: object,
     refine: object,
+    amp: object,
     device: object,
     map_options: dict[str, Any],
 ) -> Options:
@@ -96,6 +98,7 @@ def check_options(
         logit_scale=check_positive("logit_scale", logit_scale),
         graph=_graph(graph, with_map, options["backend"], tower.device if device is None else check_device(device)),
         refine=check_flag("refine", refine),
+        amp=check_flag("amp", amp),
         map=options,
         **checked,
     )

@@ -80,6 +80,7 @@ class CDAMSegmenter(PatchLogits):
             windows at once, size of window and stream, recorded by its first call; 8 are kept, with their memory.
         refine: move the edges to those of the image: `cdam_fast.refine` of every word's logits at the image's size,
             before the softmax. The paper's numbers are without it (section 4.1).
+        amp: run the blocks before the last in bfloat16, on a GPU in float16, by autocast; the rest stays in float32.
         map_options: ``scales``, ``temperature``, ``attention_temperature``, ``metric``, ``order``, ``minmax`` and
             ``backend`` of `cdam_fast.cdam_attention`.
 
@@ -123,6 +124,7 @@ class CDAMSegmenter(PatchLogits):
         cache_dir: str | Path | bool = True,
         graph: bool = False,
         refine: bool = False,
+        amp: bool = False,
         **map_options: Any,
     ) -> None:
         tower = Tower(model)
@@ -144,6 +146,7 @@ class CDAMSegmenter(PatchLogits):
             batch_size=batch_size,
             graph=graph,
             refine=refine,
+            amp=amp,
             device=device,
             map_options=map_options,
         )
@@ -162,7 +165,8 @@ class CDAMSegmenter(PatchLogits):
             templates=templates,
             cache_dir=cache_dir,
         )
-        self.tower = tower.to(dtype, device)
+        tower = tower.to(dtype, device)
+        self.tower = tower.autocast() if self.options.amp else tower
         self._mean, self._deviation = normalisation(self.tower, image_mean, image_std)
         self._attend = partial(cdam_attend, **self.options.map)
         if self.options.graph:
@@ -238,11 +242,17 @@ class CDAMSegmenter(PatchLogits):
                 raise outcome
             yield outcome
 
-    def outcomes(self, images: Iterable[object]) -> Iterator[Segmentation | Exception]:
-        """As `iterate`, but an image that fails leaves its exception in its place, and the others go on."""
-        return self._outcomes(images, apart=True)
+    def outcomes(self, images: Iterable[object], *, fill: bool = False) -> Iterator[Segmentation | Exception]:
+        """As `iterate`, but an image that fails leaves its exception in its place, and the others go on.
 
-    def _outcomes(self, images: Iterable[object], apart: bool) -> Iterator[Segmentation | Exception]:
+        With fill the last batch is filled up to batch_size windows with copies, at their cost: rounding then does not
+        depend on which images come together, and labels are the same however a list of them is divided.
+        """
+        return self._outcomes(images, apart=True, fill=fill)
+
+    def _outcomes(
+        self, images: Iterable[object], apart: bool, fill: bool = False
+    ) -> Iterator[Segmentation | Exception]:
         return outcomes(
             images,
             self._canvas,
@@ -250,6 +260,7 @@ class CDAMSegmenter(PatchLogits):
             self._finish,
             self.options.batch_size,
             apart=apart,
+            fill=fill,
             settings=partial(own_settings, self.tower.device),
         )
 
