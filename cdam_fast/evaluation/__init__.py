@@ -2,6 +2,7 @@
 
 from cdam_fast.evaluation.confusion import mean_iou
 from cdam_fast.evaluation.dataset import VOID, Dataset, Sample
+from cdam_fast.evaluation.datasets import DATASETS, open_dataset
 from cdam_fast.evaluation.evaluation import Evaluation, evaluate
 
-__all__ = ["VOID", "Dataset", "Evaluation", "Sample", "evaluate", "mean_iou"]
+__all__ = ["DATASETS", "VOID", "Dataset", "Evaluation", "Sample", "evaluate", "mean_iou", "open_dataset"]

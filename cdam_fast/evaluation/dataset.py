@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cdam_fast.errors import reason_of
+from cdam_fast.evaluation.masks import Values, read_mask
 from cdam_fast.segmentation.photo_files import read_photo
 
 VOID = -1
 """Of a pixel of the truth that counts for nothing."""
+
+INVALID = -2
+"""In `Dataset.meaning`: of a value that no mask of the data set has."""
 
 Truth = NDArray[np.int16]
 """``[H, W]`` int16: the class of each pixel, or `VOID`."""
@@ -38,7 +41,8 @@ class Dataset:
         name: ``"voc21"``, ``"custom"``, ...
         classes: names of the C classes, the background's first where there is one.
         samples: in the order of the data set's own list.
-        meaning: ``[values]`` int16: of each value in a mask the class, or `VOID`; a value beyond is an error.
+        meaning: ``[values]`` int16: of each value in a mask the class, `VOID`, or `INVALID`. A mask with an invalid
+            value, or with one beyond, is an error.
         background: index of the background's class; None where there is none.
         note: what a reader of the numbers should know, such as a count that differs between lists; else empty.
     """
@@ -53,14 +57,21 @@ class Dataset:
     def read(self, sample: Sample) -> tuple[Tensor, Truth]:
         """``[3, H, W]`` uint8 pixels and their truth.
 
+        A photograph is turned upright by its EXIF orientation, as OpenCV does in mmseg's readers, and a mask is taken
+        as it is stored. So an image of both fails where the mask was drawn on the pixels before that turn.
+
         Raises:
             ValueError: what is wrong with either file, in one line; a mask of another size than its photograph.
         """
-        pixels = read_photo(sample.photo)
+        try:
+            pixels = read_photo(sample.photo)
+        except ValueError as error:
+            raise ValueError(f"photograph {sample.photo.name}: {error}") from error
         truth = self.truth(sample)
         if truth.shape != tuple(pixels.shape[1:]):
             got, takes = ("x".join(map(str, shape)) for shape in (truth.shape, pixels.shape[1:]))
-            raise ValueError(f"mask {sample.mask.name}: {got} pixels, and its photograph has {takes}")
+            turned = ", turned by its EXIF orientation" if truth.shape == _stored_size(sample.photo) else ""
+            raise ValueError(f"mask {sample.mask.name}: {got} pixels, and its photograph{turned} has {takes}")
         return pixels, truth
 
     def truth(self, sample: Sample) -> Truth:
@@ -69,23 +80,27 @@ class Dataset:
         Raises:
             ValueError: a mask that cannot be read, or with a value that means nothing.
         """
-        values = _read_mask(sample.mask)
-        largest = int(values.max())
-        if largest >= len(self.meaning):
-            raise ValueError(f"mask {sample.mask.name}: has the value {largest}, takes at most {len(self.meaning) - 1}")
-        truth: Truth = self.meaning[values]
-        return truth
+        values = read_mask(sample.mask)
+        if values.min() >= 0 and values.max() < len(self.meaning):
+            truth: Truth = self.meaning[values]
+            if truth.min() != INVALID:
+                return truth
+        valid = np.flatnonzero(self.meaning != INVALID)
+        wrong = np.setdiff1d(values, valid)[0]
+        raise ValueError(f"mask {sample.mask.name}: has the value {wrong}, takes {_ranges(valid)}")
 
 
-def _read_mask(path: Path) -> NDArray[Any]:
-    """``[H, W]`` integers: grey of 8 or 16 bits, or the indices of a palette."""
+def _stored_size(path: Path) -> tuple[int, int]:
+    """Height and width before any turn."""
     from PIL import Image
 
-    try:
-        with Image.open(path) as image:
-            mode, values = image.mode, np.asarray(image)
-    except Exception as error:
-        raise ValueError(f"mask {path.name}: cannot be read: {reason_of(error)}") from error
-    if values.ndim != 2 or values.dtype.kind not in "ui":
-        raise ValueError(f"mask {path.name}: is of mode {mode}, takes grey or a palette, the value is the class")
-    return values
+    with Image.open(path) as image:
+        return image.height, image.width
+
+
+def _ranges(numbers: Values) -> str:
+    """As in "0 to 20, 255"."""
+    runs = [
+        [int(number) for _, number in run] for _, run in groupby(enumerate(numbers), lambda pair: pair[1] - pair[0])
+    ]
+    return ", ".join(str(run[0]) if len(run) == 1 else f"{run[0]} to {run[-1]}" for run in runs)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -58,11 +59,9 @@ class PaperTable:
 @lru_cache(maxsize=1)
 def paper_tables() -> dict[int, PaperTable]:
     """By number."""
-    read: dict[str, Any] = json.loads(FILE.read_text(encoding="utf-8"))["tables"]
-    return {
-        int(number): PaperTable(
-            int(number),
-            **{name: tuple(value) if isinstance(value, list) else value for name, value in table.items()},
-        )
-        for number, table in read.items()
-    }
+    read: dict[str, dict[str, Any]] = json.loads(FILE.read_text(encoding="utf-8"))["tables"]
+    return {int(number): _table(int(number), **entries) for number, entries in read.items()}
+
+
+def _table(number: int, *, columns: list[str], misprints: Sequence[str] = (), **entries: Any) -> PaperTable:
+    return PaperTable(number, columns=tuple(columns), misprints=tuple(misprints), **entries)

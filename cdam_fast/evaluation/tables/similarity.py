@@ -29,9 +29,9 @@ TEMPERATURE = 0.1
 
 PREDICTION, SIMILARITY = "class prediction", "similarity"
 NOTES = (
-    f"For each image and each class in it but the background, and for each of {len(SEEDS)} seeds: P_target and P_in are "
-    "two patches of the class, P_out is one of the rest, void left out, all at random; a patch's class is the truth at "
-    "its centre. A class with fewer than two patches, or with no rest, is left out. Class prediction: the share of "
+    f"For each image, each class in it but the background, and each of {len(SEEDS)} seeds: P_target and P_in are two "
+    "patches of the class, P_out is one of the rest, all at random, void left out; a patch's class is the truth at its "
+    "centre. A class with fewer than two patches, or with no rest, is left out. Class prediction: the share of "
     "P_target whose best word is the class's. Similarity: the share with a smaller Jensen-Shannon divergence to P_in "
     "than to P_out. The mean over seeds, ± their standard deviation.",
 )

@@ -159,7 +159,8 @@ def _of_image(segmenter: CDAMSegmenter, number: int, result: Segmentation, truth
     """Of one image the best threshold and each rule's; None where there is none."""
     assert result.background is not None
     scale = segmenter.options.logit_scale
-    index, probability = best_word(result.word_logits, result.labels.shape[-2:], scale)
+    height, width = result.labels.shape
+    index, probability = best_word(result.word_logits, (height, width), scale)
     best = best_threshold(
         probability.cpu().numpy(), segmenter.texts.classes[index].cpu().numpy(), truth, result.background
     )

@@ -1,0 +1,56 @@
+"""A mask's file to the values in it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cdam_fast.errors import reason_of
+
+Values = NDArray[Any]
+"""``[H, W]`` integers of any width."""
+
+_ONE_CHANNEL = ("1", "L", "P", "I", "I;16", "I;16B", "I;16L")
+"""Modes of Pillow's. Before 10.3 it opens a PNG of 16 bits as "I"."""
+
+_STRETCHED = {"L;2": 85, "L;4": 17}
+"""Grey of 2 and 4 bits, which Pillow stretches to 0...255: by how much."""
+
+
+def read_mask(path: Path) -> Values:
+    """Values as they are stored, whatever EXIF says: grey of 1 to 16 bits, indices of a palette, or a ``.mat`` file.
+
+    Raises:
+        ValueError: what is wrong with the file, in one line.
+    """
+    try:
+        values, kind = _read_mat(path) if path.suffix == ".mat" else _read_image(path)
+    except Exception as error:
+        raise ValueError(f"mask {path.name}: cannot be read: {reason_of(error)}") from error
+    if values.ndim != 2 or values.dtype.kind not in "ui" or not values.size:
+        raise ValueError(f"mask {path.name}: is {kind}, takes one channel, grey or a palette: the value is the class")
+    return values
+
+
+def _read_image(path: Path) -> tuple[Values, str]:
+    from PIL import Image
+
+    with Image.open(path) as image:
+        raw = image.tile[0][3] if image.tile else None
+        values = np.asarray(image)
+        kind = f"of mode {image.mode}"
+        if image.mode not in _ONE_CHANNEL:
+            return values[..., None], kind
+    values = values.astype(np.uint8) if values.dtype == bool else values
+    return values // _STRETCHED.get(str(raw[0] if isinstance(raw, tuple) else raw), 1), kind
+
+
+def _read_mat(path: Path) -> tuple[Values, str]:
+    """The variable LabelMap, as PASCAL Context's own files have it."""
+    from scipy.io import loadmat
+
+    values = np.asarray(loadmat(path, variable_names=["LabelMap"])["LabelMap"])
+    return values, f"of {values.ndim} dimensions, {values.dtype}"
