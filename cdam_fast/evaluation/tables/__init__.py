@@ -5,7 +5,7 @@ from __future__ import annotations
 from cdam_fast.evaluation.tables.cells import Cell, Job, Plan, Planned, Value
 from cdam_fast.evaluation.tables.comparison import TABLES, plan_components, plan_miou
 from cdam_fast.evaluation.tables.inputs import Column, Inputs
-from cdam_fast.evaluation.tables.paper import PaperTable, paper_tables
+from cdam_fast.evaluation.tables.paper import AVERAGE, PaperTable, paper_tables
 from cdam_fast.evaluation.tables.report import write_tables
 from cdam_fast.evaluation.tables.run import Outcome, Table, fill, jobs_of, measure
 from cdam_fast.evaluation.tables.similarity import plan_similarity
@@ -13,6 +13,7 @@ from cdam_fast.evaluation.tables.supervised import find_methods, plan_supervised
 from cdam_fast.evaluation.tables.thresholds import plan_thresholds
 
 __all__ = [
+    "AVERAGE",
     "TABLES",
     "Cell",
     "Column",

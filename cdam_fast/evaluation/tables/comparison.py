@@ -102,7 +102,7 @@ def plan_miou(number: int, inputs: Inputs) -> Plan:
             column = inputs.columns.get(name)
             fixed = table.fixed_on_scenes and column is not None and column.scenes
             wanted = replace(row, fixed_threshold=True) if fixed else row
-            job = None if column is None else miou_job(inputs, column, wanted, table.model)
+            job = None if column is None else miou_job(number, inputs, column, wanted, table.model)
             cells.append(Planned(row.name, name, job))
     return Plan(number, tuple(cells))
 
@@ -114,15 +114,16 @@ def plan_components(inputs: Inputs) -> Plan:
         for name in ("voc21", *(name for name, column in inputs.columns.items() if column.scenes)):
             for base in BASES:
                 column = inputs.columns.get(name)
-                job = None if column is None else miou_job(inputs, column, Row(step, base, **of_row))
+                job = None if column is None else miou_job(3, inputs, column, Row(step, base, **of_row))
                 cells.append(Planned(step, base if name == "voc21" else f"{name}, {base}", job))
     return Plan(3, tuple(cells))
 
 
-def miou_job(inputs: Inputs, column: Column, row: Row, model: tuple[str, str] | None = None) -> Job:
+def miou_job(number: int, inputs: Inputs, column: Column, row: Row, model: tuple[str, str] | None = None) -> Job:
     """`evaluate` with the settings of a row; the same settings are the same job, in whatever table."""
     settings = inputs.settings(column, row, model)
-    title = f"{column.name}: {row.base}{' + CDAM' if row.cdam else ''}, {row.name}"
+    name = row.name if row.name.startswith(row.base) else f"{row.base}, {row.name}"
+    title = f"Table {number}, {column.name}: {name}"
     return Job(name_of("miou", column, settings), title, partial(_measure, inputs, column, settings))
 
 

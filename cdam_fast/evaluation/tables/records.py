@@ -29,6 +29,8 @@ def records(
 ) -> list[Record]:
     """The record of each image, in order; those that the folder has are not made again.
 
+    An image that failed is tried again by the next call.
+
     Args:
         folder: is for these settings alone; ``images.jsonl`` is in it.
         segmenter: of the data set's classes.
@@ -46,7 +48,10 @@ def records(
     todo = [(i, sample) for i, sample in enumerate(samples) if sample.name not in done]
     with path.open("a", encoding="utf-8") as file:
         for (i, sample), found in _outcomes(segmenter, dataset, todo):
-            record = {FAILED: reason_of(found)} if isinstance(found, Exception) else of_image(i, *found)
+            if isinstance(found, Exception):
+                done[sample.name] = {FAILED: reason_of(found)}
+                continue
+            record = of_image(i, *found)
             done[sample.name] = record
             file.write(json.dumps({"image": sample.name, **record}) + "\n")
             file.flush()

@@ -36,7 +36,8 @@ def report(tables: Sequence[Table], lines: Sequence[str]) -> str:
 def _section(table: Table) -> str:
     paper = table.paper
     unit = {"%": ", %", "s": "", "": ""}[paper.unit]
-    columns = list(dict.fromkeys(cell.column for cell in table.cells))
+    others = dict.fromkeys(cell.column for cell in table.cells if cell.column not in paper.columns)
+    columns = [*paper.columns, *others]
     rows = list(dict.fromkeys(cell.row for cell in table.cells))
     cells = {(cell.row, cell.column): cell for cell in table.cells}
     titles = [f"{name}, ours / paper" if name in paper.columns else name for name in columns]
@@ -59,9 +60,9 @@ def _text(table: Table, cell: Cell) -> str:
     ours = cell.status.partition(":")[0]
     if cell.status == MEASURED and cell.ours is not None:
         ours = _number(cell.ours, cell.deviation, table.paper.unit)
-    if cell.column not in table.paper.columns:
+    if cell.paper is None:
         return ours
-    return f"{ours} / {'none' if cell.paper is None else _number(cell.paper, cell.paper_deviation, table.paper.unit)}"
+    return f"{ours} / {_number(cell.paper, cell.paper_deviation, table.paper.unit)}"
 
 
 def _number(value: float, deviation: float | None, unit: str) -> str:

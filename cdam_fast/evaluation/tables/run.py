@@ -48,7 +48,11 @@ class Table:
 
 def jobs_of(plans: Iterable[Plan]) -> list[Job]:
     """Each once, in the order in which they are first wanted."""
-    return list({cell.job.name: cell.job for plan in plans for cell in plan.cells if cell.job is not None}.values())
+    jobs: dict[str, Job] = {}
+    for cell in (cell for plan in plans for cell in plan.cells):
+        if cell.job is not None:
+            jobs.setdefault(cell.job.name, cell.job)
+    return list(jobs.values())
 
 
 def measure(

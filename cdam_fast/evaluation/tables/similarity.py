@@ -90,7 +90,7 @@ def plan_similarity(inputs: Inputs) -> Plan:
 
 def _job(inputs: Inputs, column: Column, base: str) -> Job:
     settings = inputs.settings(column, Row(base, base, cdam=False))
-    title = f"{column.name}: {base}, classes and similarities of patches"
+    title = f"Table 17, {column.name}: {base}"
     return Job(name_of("similarity", column, settings), title, partial(_measure, inputs, column, settings))
 
 

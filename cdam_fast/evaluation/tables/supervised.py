@@ -152,7 +152,7 @@ def _job(method: Method, device: torch.device, limit: int | None, *, cdam: bool)
     known = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in method.images]
     said = repr((method.classes, sorted(method.unseen), known))
     name = f"supervised-{method.name}{'-cdam' if cdam else ''}-{hashlib.sha256(said.encode()).hexdigest()[:10]}"
-    title = f"{method.name}{' + CDAM' if cdam else ''}: scores and values of files"
+    title = f"Table 18: {method.name}{' + CDAM' if cdam else ''}"
     return Job(name, title, lambda folder: _measure(method, device, limit, cdam=cdam))
 
 

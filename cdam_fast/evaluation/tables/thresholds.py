@@ -30,8 +30,9 @@ GREY = 255
 EQ_4 = "Eq. 4"
 NOTES = (
     "The rules see the probability of each patch's best class, as a grey image of 8 bits. The best threshold is the "
-    "lowest of 0, 0.001, ..., 1 that gives the image its largest mIoU; the paper searches it with the Pocket algorithm "
-    "and does not say which base, so it is MaskCLIP + CDAM here.",
+    "lowest of 0, 0.001, ..., 1 that gives the image its largest mIoU; the paper searches it with the Pocket algorithm. "
+    "It does not say which base, so it is MaskCLIP + CDAM here. An image on which a rule finds no threshold is left out "
+    "of that rule's correlation.",
     "Otsu, Lloyd and Li are scikit-image's threshold_otsu, threshold_isodata (of two levels, Lloyd's algorithm is "
     "Ridler and Calvard's) and threshold_li; Kittler, Kapur and Huang are SimpleITK's KittlerIllingworth, "
     "MaximumEntropy and Huang. The paper cites Rosenfeld & De La Torre for Lloyd and Sezan for Kittler, which are "
@@ -74,11 +75,18 @@ RULES: dict[str, Rule] = {
 
 
 def rule_thresholds(probability: NDArray[np.floating[Any]]) -> dict[str, float | None]:
-    """Of each of `RULES` the threshold of an image's probabilities, a fraction of 1; None where all are the same."""
+    """Of each of `RULES` the threshold of an image's probabilities, a fraction of 1; None where it finds none."""
     grey: Grey = np.rint(probability * GREY).astype(np.uint8)
     if grey.min() == grey.max():
         return dict.fromkeys(RULES)
-    return {name: rule(grey) / GREY for name, rule in RULES.items()}
+    return {name: _or_none(rule, grey) for name, rule in RULES.items()}
+
+
+def _or_none(rule: Rule, grey: Grey) -> float | None:
+    try:
+        return rule(grey) / GREY
+    except (RuntimeError, ValueError, IndexError):  # a rule that finds none on such a histogram
+        return None
 
 
 def best_threshold(
@@ -138,7 +146,7 @@ def plan_thresholds(inputs: Inputs) -> Plan:
 
 def _job(inputs: Inputs, column: Column) -> Job:
     settings = inputs.settings(column, Row(EQ_4, "maskclip"))
-    title = f"{column.name}: rules for a threshold"
+    title = f"Table 11, {column.name}"
     return Job(name_of("thresholds", column, settings), title, partial(_measure, inputs, column, settings))
 
 
