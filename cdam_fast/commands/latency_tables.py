@@ -26,7 +26,6 @@ _TINY, _SMALL_RUNS = "tiny", 6
 
 def latency_plans(device: torch.device, pretrained: str | None, *, small: bool) -> dict[int, Plan]:
     """Tables 5 and 6, which share a job for each class list; the small run has the scenes' words alone."""
-    place = device_name(device)
     if small:
         jobs = {SCENES: Job(f"latency-{SCENES}-{device.type}", f"Tables 5 and 6, {SCENES}", partial(_small, device))}
     else:
@@ -38,8 +37,8 @@ def latency_plans(device: torch.device, pretrained: str | None, *, small: bool) 
             for name, words in _LISTS.items()
         }
     notes = (
-        f"Ours: {'the tiny model' if small else 'ViT-B-16'} on {device_name(device)}, one image at a time, from pixels on "
-        f"the device to the labels of its patches; the median of {_SMALL_RUNS if small else 'up to 30'} runs.",
+        f"Ours: {'the tiny model' if small else 'ViT-B-16'} on {device_name(device)}, one image at a time, from its "
+        f"pixels to the labels of its patches; the median of {_SMALL_RUNS if small else 'up to 30'} runs.",
     )
     plans = {}
     for number in (5, 6):
@@ -65,12 +64,8 @@ def _small(device: torch.device, folder: Path) -> dict[str, Value]:
     return _timed(BenchOptions([entry], device, runs=_SMALL_RUNS), model, tokenizer, pixels)
 
 
-SCENES_MODEL = "tiny"
-
-
-def _timed(
-    options: BenchOptions, entry: ClassList, model: Any, tokenizer: Any, pixels: torch.Tensor
-) -> dict[str, Value]:
+def _timed(options: BenchOptions, model: Any, tokenizer: Any, pixels: torch.Tensor) -> dict[str, Value]:
+    (entry,) = options.class_lists
     features = encoded_words(model, tokenizer, [entry], lambda line: None)
     text = torch.stack([features[word] for word in entry.words])
     report = EndToEndReport({})

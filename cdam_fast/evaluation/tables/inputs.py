@@ -33,13 +33,24 @@ class Settings(Protocol):
     """What a protocol says of a data set, a base and CDAM or none."""
 
     @property
-    def class_names(self) -> ClassNames: ...
+    def class_names(self) -> ClassNames:
+        """As `CDAMSegmenter` takes them, in the order of the data set's classes."""
+        ...
+
     @property
-    def model(self) -> str: ...
+    def model(self) -> str:
+        """As `load_clip` takes it."""
+        ...
+
     @property
-    def pretrained(self) -> str | None: ...
+    def pretrained(self) -> str | None:
+        """Its weights."""
+        ...
+
     @property
-    def options(self) -> dict[str, Any]: ...
+    def options(self) -> dict[str, Any]:
+        """Of `CDAMSegmenter`, beside base and cdam."""
+        ...
 
 
 @dataclass(frozen=True, eq=False)

@@ -30,9 +30,9 @@ GREY = 255
 EQ_4 = "Eq. 4"
 NOTES = (
     "The rules see the probability of each patch's best class, as a grey image of 8 bits. The best threshold is the "
-    "lowest of 0, 0.001, ..., 1 that gives the image its largest mIoU; the paper searches it with the Pocket algorithm. "
-    "It does not say which base, so it is MaskCLIP + CDAM here. An image on which a rule finds no threshold is left out "
-    "of that rule's correlation.",
+    "lowest of 0, 0.001, ..., 1 that gives the image its largest mIoU; the paper searches it with the Pocket "
+    "algorithm. It does not say of which base, so it is MaskCLIP + CDAM here. An image on which a rule finds no "
+    "threshold is left out of that rule's correlation.",
     "Otsu, Lloyd and Li are scikit-image's threshold_otsu, threshold_isodata (of two levels, Lloyd's algorithm is "
     "Ridler and Calvard's) and threshold_li; Kittler, Kapur and Huang are SimpleITK's KittlerIllingworth, "
     "MaximumEntropy and Huang. The paper cites Rosenfeld & De La Torre for Lloyd and Sezan for Kittler, which are "
