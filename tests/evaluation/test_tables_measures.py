@@ -281,7 +281,7 @@ def test_a_file_that_is_wrong_is_named(tmp_path, spoil, message):
 
 def test_a_file_that_is_none_is_named(tmp_path):
     (tmp_path / "image.safetensors").write_bytes(b"nothing at all")
-    with pytest.raises(ValueError, match="image.safetensors: cannot be read"):
+    with pytest.raises(ValueError, match=r"image\.safetensors: cannot be read"):
         read_image(tmp_path / "image.safetensors", 3)
 
 
