@@ -1,4 +1,4 @@
-"""The command line: ``cdam-fast segment``, ``map``, ``demo``, ``tables``, ``bench``, ``kernels``, ``tune``, ``env``."""
+"""The command line: ``cdam-fast`` and its subcommands."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from cdam_fast import __version__
-from cdam_fast.commands import bench, demo, env, kernels, map, segment, streams, tables, tune
+from cdam_fast.commands import bench, demo, env, evaluate, kernels, map, segment, streams, tables, tune
 from cdam_fast.errors import UsageError, missing_package, reason_of
+from cdam_fast.processes import Stopped
 
 
 class _Parser(argparse.ArgumentParser):
@@ -31,7 +32,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="cdam-fast", description="CDAM: CLIP's attention by class distributions, exact and fast.")
     parser.add_argument("--version", action="version", version=f"cdam-fast {__version__}")
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for command in (segment, map, demo, tables, bench, kernels, tune, env):
+    for command in (segment, map, evaluate, tables, demo, bench, kernels, tune, env):
         command.add_command(subparsers)
     return parser
 
@@ -39,8 +40,8 @@ def _parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line.
 
-    The exit status: 0; 1 where a backend was wrong, a photograph failed, a kernel is not fit to ship or a stream took
-    nothing more; 2 for bad input; 130 interrupted.
+    The exit status: 0; 1 where a backend was wrong, a photograph failed, a kernel is not fit to ship, another process
+    of the run ended or a stream took nothing more; 2 for bad input; 130 interrupted.
     """
     streams.prepare()
     try:
@@ -53,6 +54,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         status = 1
         with contextlib.suppress(BrokenPipeError, streams.StreamError):
             streams.tell(f"cdam-fast: error: {error}")
+    except Stopped as stopped:
+        status = 1
+        with contextlib.suppress(BrokenPipeError, streams.StreamError):
+            streams.tell(f"cdam-fast: error: {stopped}")
     except KeyboardInterrupt:
         status = 130
     streams.abandon()

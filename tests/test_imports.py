@@ -19,8 +19,8 @@ HEAVY = ("triton", "open_clip", "skimage", "matplotlib", "rich", "gradio")
 # from the bottom up; an import goes to a lower layer, within a package also sideways
 LAYERS = (
     {"compat", "constants", "errors", "prompts"},
-    {"arguments", "files", "tracing"},
-    {"opaque"},
+    {"arguments", "files", "tracing", "watch"},
+    {"opaque", "processes"},
     {"embedding", "kernels"},
     {"jensen_shannon"},
     {"divergence"},

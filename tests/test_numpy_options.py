@@ -24,6 +24,8 @@ def numpy_options():
         "short_side": np.int64(64),
         "window": np.int32(64),
         "stride": np.uint8(32),
+        "long_side": np.int32(2048),
+        "area_threshold": np.float32(0.125),
         "batch_size": np.int16(2),
         "scales": np.array([0.5, 1.0]),
         "temperature": np.float32(0.125),

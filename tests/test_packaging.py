@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tarfile
 import zipfile
 from pathlib import Path
 
@@ -36,13 +37,23 @@ def test_type_checkers_of_a_user_see_the_package(tmp_path):
     ], done.stdout + done.stderr
 
 
-def test_wheel_holds_everything(tmp_path):
+def test_wheel_and_source_distribution_hold_everything(tmp_path):
     source = tmp_path / "source"  # a build leaves files beside the sources
     for folder in ("cdam_fast", "kernels"):
         shutil.copytree(ROOT / folder, source / folder, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source)
-    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(tmp_path), str(source)]
+    command = [
+        sys.executable,
+        "-m",
+        "build",
+        "--sdist",
+        "--wheel",
+        "--no-isolation",
+        "--outdir",
+        str(tmp_path),
+        str(source),
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     with zipfile.ZipFile(next(tmp_path.glob("*.whl"))) as wheel:
@@ -52,6 +63,9 @@ def test_wheel_holds_everything(tmp_path):
     expected |= {f"cdam_fast/kernels/{path.name}" for path in (ROOT / "kernels").glob("*.py")}
     packaged = {name for name in names if ".dist-info/" not in name}
     assert packaged == expected
+    with tarfile.open(next(tmp_path.glob("*.tar.gz"))) as archive:
+        sources = {name.partition("/")[2] for name in archive.getnames()}
+    assert expected <= sources | {f"cdam_fast/{name}" for name in sources}  # kernels/ is beside the package there
     assert {Path(name).name for name in names if "/licenses/" in name} == {"LICENSE", "SOURCES.md"}
 
 

@@ -8,6 +8,7 @@ import logging
 import os
 import warnings
 from collections.abc import Iterator
+from typing import Any
 
 from cdam_fast.commands.streams import tell
 from cdam_fast.errors import UsageError
@@ -38,8 +39,19 @@ def named_errors(parsed: argparse.Namespace) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def plain_messages(parsed: argparse.Namespace) -> Iterator[None]:
-    """A line for each of our warnings; libraries' remarks on random weights and deprecated imports stay away."""
+def plain_messages(parsed: argparse.Namespace, *, once: bool = False) -> Iterator[None]:
+    """A line for each of our warnings; libraries' remarks on random weights and deprecated imports stay away.
+
+    once: the first of a kind is enough.
+    """
+    kinds: set[str] = set()
+
+    def show(message: Warning | str, *args: Any, **options: Any) -> None:
+        kind = str(message).partition(":")[0]
+        if not once or kind not in kinds:
+            kinds.add(kind)
+            note(parsed, str(message))
+
     previous = logging.root.manager.disable
     logging.disable(logging.WARNING)
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
@@ -47,7 +59,7 @@ def plain_messages(parsed: argparse.Namespace) -> Iterator[None]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             warnings.filterwarnings("default", message=_OURS, category=UserWarning)
-            warnings.showwarning = lambda message, *args, **options: note(parsed, str(message))
+            warnings.showwarning = show
             yield
     finally:
         logging.disable(previous)

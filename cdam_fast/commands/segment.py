@@ -79,7 +79,7 @@ def _segment(parsed: argparse.Namespace) -> int:
     out = make_folder(parsed.out)
     options = {
         "cdam": not parsed.no_cdam,
-        "background": _background(parsed.background),
+        "background": parse_background(parsed.background),
         "background_class": _background_class(parsed.background_class),
         "threshold_over": parsed.threshold_over,
         "alpha": parsed.alpha,
@@ -105,7 +105,8 @@ def _segment(parsed: argparse.Namespace) -> int:
     return 1 if outcome.failed else 0
 
 
-def _background(text: str) -> str | float | None:
+def parse_background(text: str) -> str | float | None:
+    """Of ``--background``."""
     if text in ("entropy", "none"):
         return None if text == "none" else text
     try:

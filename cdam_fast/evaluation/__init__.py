@@ -3,6 +3,21 @@
 from cdam_fast.evaluation.confusion import mean_iou
 from cdam_fast.evaluation.dataset import VOID, Dataset, Sample
 from cdam_fast.evaluation.datasets import DATASETS, open_dataset
-from cdam_fast.evaluation.evaluation import Evaluation, evaluate
+from cdam_fast.evaluation.evaluation import Evaluation, ImageFailedError, evaluate
+from cdam_fast.evaluation.protocol import PROTOCOLS, Protocol, Settings, load_protocol
 
-__all__ = ["DATASETS", "VOID", "Dataset", "Evaluation", "Sample", "evaluate", "mean_iou", "open_dataset"]
+__all__ = [
+    "DATASETS",
+    "PROTOCOLS",
+    "VOID",
+    "Dataset",
+    "Evaluation",
+    "ImageFailedError",
+    "Protocol",
+    "Sample",
+    "Settings",
+    "evaluate",
+    "load_protocol",
+    "mean_iou",
+    "open_dataset",
+]

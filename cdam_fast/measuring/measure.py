@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from cdam_fast import testing
+from cdam_fast.processes import cores as cores
 
 SLOW = 1.0
 """Seconds from which a first call counts as a measurement: warm-up is lost in it."""
@@ -127,8 +128,3 @@ def check(row: Row, call: Callable[[], Tensor], exact: Tensor, device: torch.dev
     if row.first_call_s > SLOW and row.backend not in (COMPILED, AUTOTUNED) and device.type == "cpu":
         row.seconds.append(row.first_call_s)
     return True
-
-
-def cores() -> int:
-    """CPU cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from cdam_fast.arguments import FLOATING
 from cdam_fast.compat import refusal_of_dtype
+from cdam_fast.models.autocast import AutocastBlock
 from cdam_fast.models.blocks import Block
 from cdam_fast.models.towers.image_tower import TAKES, ImageTower
 from cdam_fast.models.towers.of_open_clip import OpenCLIPTower
@@ -102,6 +103,18 @@ class Tower:
         other = copy.copy(self)
         other._read(type(self._parts)(visual))
         _restore_casting_norms(visual, other.dtype)
+        return other
+
+    def autocast(self) -> Tower:
+        """A tower on the same weights whose blocks run in half precision; see `AutocastBlock`.
+
+        Raises:
+            ValueError: weights in another dtype than float32.
+        """
+        if self.dtype != torch.float32:
+            raise ValueError(f"amp: got True for a model in {self.dtype}, takes one in torch.float32")
+        other = copy.copy(self)
+        other.blocks = [AutocastBlock(block) for block in self.blocks]
         return other
 
     def grid(self, pixels: Tensor) -> tuple[int, int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -10,7 +11,7 @@ from torch import Tensor
 from cdam_fast.background import entropy_threshold
 from cdam_fast.segmentation.options import Options
 from cdam_fast.segmentation.refinement import Refinement
-from cdam_fast.segmentation.result import Segmentation, label_pixels
+from cdam_fast.segmentation.result import Segmentation, label_pixels, large_classes
 from cdam_fast.segmentation.texts import Texts
 from cdam_fast.segmentation.windows import Canvas
 
@@ -26,6 +27,9 @@ def finish(canvas: Canvas, options: Options, texts: Texts, dtype: torch.dtype) -
     if not bool(torch.stack([patches.isfinite().all() for patches in canvas.patch_logits]).all()):
         raise RuntimeError(f"dtype: {dtype} gives logits that are not finite; take float32, or look at the model")
     background = None if options.background is None else words.background
+    keep = None
+    if options.area_threshold is not None and words.background is not None:
+        keep = partial(large_classes, count=len(words.names), background=words.background, share=options.area_threshold)
     threshold = _threshold(canvas, options) if background is not None else logits.new_zeros(())
     labels, probability = label_pixels(
         logits,
@@ -35,6 +39,7 @@ def finish(canvas: Canvas, options: Options, texts: Texts, dtype: torch.dtype) -
         background,
         canvas.at_full_size(threshold),
         None if canvas.image is None else Refinement(canvas.image, dtype=logits.dtype),
+        keep,
     )
     mean = float(threshold.mean())
     if mean > 1:

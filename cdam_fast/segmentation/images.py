@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from cdam_fast.segmentation.resize import opencv_linear, resized_size
+
 TAKES = "takes a PIL image, a uint8 array [H, W, 3] or a tensor [3, H, W], uint8 or floating in [0, 1]"
 
 LONGEST_SIDES = 50
@@ -170,17 +172,38 @@ def check_sides(height: int, width: int, name: str = "image") -> None:
         )
 
 
-def resize_to(image: Tensor, short_side: int, name: str = "image") -> Tensor:
-    """``[3, H, W]`` uint8 or floating -> floating in [0, 1] with this short side; bicubic, antialiased.
+def resize_to(
+    image: Tensor, short_side: int, name: str = "image", *, long_side: int | None = None, resize: str = "pillow"
+) -> Tensor:
+    """``[3, H, W]`` uint8 or floating -> floating in [0, 1], of `resized_size`.
 
-    Keeps the aspect ratio, the long side rounded to whole pixels; nothing is padded.
+    Args:
+        image: uint8 or floating in [0, 1].
+        short_side, long_side: pixels; nothing is padded.
+        name: of the image, for messages.
+        resize: ``"pillow"``, bicubic and antialiased, in floating point; ``"mmcv"``, bilinear in fixed point as OpenCV
+            does it.
+
+    Raises:
+        ValueError: an image too long for its short side, or that long_side leaves without a pixel.
+        TypeError: pixels of more than 8 bits and resize ``"mmcv"``.
     """
     height, width = image.shape[-2:]
-    check_sides(height, width, name)
+    if long_side is None:
+        check_sides(height, width, name)
+    size = resized_size(height, width, short_side, long_side)
+    if 0 in size:
+        raise ValueError(
+            f"{name}: got {height}x{width} pixels, of which long_side={long_side} leaves {size[0]}x{size[1]}"
+        )
+    if resize == "mmcv":
+        if image.dtype != torch.uint8:
+            raise TypeError(
+                f"{name}: got {image.dtype} pixels, takes uint8 where resize is 'mmcv', which rounds to them"
+            )
+        return opencv_linear(image, size).float() / 255
     values = image.float() / 255 if image.dtype == torch.uint8 else image
     values = values.float() if values.dtype in (torch.float16, torch.bfloat16) else values
-    factor = short_side / min(height, width)
-    size = (int(height * factor + 0.5), int(width * factor + 0.5))
     if size == (height, width):
         return values
     resized = functional.interpolate(values.unsqueeze(0), size=size, mode="bicubic", antialias=True)

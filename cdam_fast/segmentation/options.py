@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from typing import Any, NamedTuple
 
 import torch
@@ -11,7 +12,9 @@ from torch import Tensor
 from cdam_fast import graphs
 from cdam_fast.arguments import MapOptions, check_backend, check_positive, plain, working_dtype
 from cdam_fast.arguments import check_options as check_map_options
+from cdam_fast.constants import scaled_grid
 from cdam_fast.models import Tower
+from cdam_fast.segmentation.resize import RESIZES
 
 THRESHOLDS_OVER = ("image", "window", "last_window")
 
@@ -30,9 +33,13 @@ class Options(NamedTuple):
     short_side: int
     window: int
     stride: int
+    resize: str
+    long_side: int | None
+    area_threshold: float | None
     batch_size: int
     graph: bool
     refine: bool
+    amp: bool
     map: dict[str, Any]
 
 
@@ -48,16 +55,19 @@ def check_options(
     short_side: object,
     window: object,
     stride: object,
+    resize: object,
+    long_side: object,
+    area_threshold: object,
     batch_size: object,
     graph: object,
     refine: object,
+    amp: object,
     device: object,
     map_options: dict[str, Any],
 ) -> Options:
     """Every knob by its name, before any work is done."""
-    if threshold_over not in THRESHOLDS_OVER or not isinstance(threshold_over, str):
-        takes = ", ".join(map(repr, THRESHOLDS_OVER))
-        raise ValueError(f"threshold_over: got {threshold_over!r}, takes one of {takes}")
+    threshold_over = _one_of("threshold_over", threshold_over, THRESHOLDS_OVER)
+    resize = _one_of("resize", resize, RESIZES)
     sides = {"short_side": short_side, "window": window, "stride": stride, "batch_size": batch_size}
     checked = {name: _whole(name, value) for name, value in sides.items()}
     for side, patch in zip(["height", "width"], tower.patch):
@@ -70,6 +80,10 @@ def check_options(
             f"stride: got {checked['stride']} pixels, takes at most window, {checked['window']}: pixels between "
             "windows would have no label"
         )
+    if long_side is not None:
+        long_side = _whole("long_side", long_side)
+        if long_side < checked["short_side"]:
+            raise ValueError(f"long_side: got {long_side} pixels, takes at least short_side, {checked['short_side']}")
     options = _map(tower, checked["window"], map_options)
     with_map = check_flag("cdam", cdam)
     return Options(
@@ -77,10 +91,14 @@ def check_options(
         augmented_prompts=check_flag("augmented_prompts", augmented_prompts),
         background=_background(background),
         threshold_over=threshold_over,
+        resize=resize,
+        long_side=long_side,
+        area_threshold=_area_threshold(area_threshold),
         alpha=check_positive("alpha", (2.0 if tower.patch == (32, 32) else 2.5) if alpha is None else alpha),
         logit_scale=check_positive("logit_scale", logit_scale),
         graph=_graph(graph, with_map, options["backend"], tower.device if device is None else check_device(device)),
         refine=check_flag("refine", refine),
+        amp=check_flag("amp", amp),
         map=options,
         **checked,
     )
@@ -118,6 +136,12 @@ def check_device(device: object) -> torch.device:
         raise ValueError(f"device: got {device!r}, {takes}") from None
 
 
+def _one_of(name: str, value: object, known: tuple[str, ...]) -> str:
+    if value not in known or not isinstance(value, str):
+        raise ValueError(f"{name}: got {value!r}, takes one of {', '.join(map(repr, known))}")
+    return value
+
+
 def _whole(name: str, value: object) -> int:
     value = plain(value)
     if isinstance(value, bool) or not isinstance(value, int):
@@ -139,6 +163,15 @@ def _background(background: object) -> str | float | None:
     return float(background)
 
 
+def _area_threshold(share: object) -> float | None:
+    share = plain(share)
+    if share is not None and (isinstance(share, bool) or not isinstance(share, (int, float))):
+        raise TypeError(f"area_threshold: got {share!r}, takes None or a share from 0 to 1")
+    if share is not None and not 0 <= share < 1:
+        raise ValueError(f"area_threshold: got {share}, takes a share from 0, below 1")
+    return None if share is None else float(share)
+
+
 def _map(tower: Tower, window: int, map_options: dict[str, Any]) -> dict[str, Any]:
     unknown = sorted(set(map_options) - set(_MAP_DEFAULTS))
     if unknown:
@@ -148,6 +181,25 @@ def _map(tower: Tower, window: int, map_options: dict[str, Any]) -> dict[str, An
     grid = torch.empty(1, window // tower.patch[0], window // tower.patch[1], device="meta")
     check_map_options(grid, MapOptions(**{name: options[name] for name in MapOptions._fields}))
     return options
+
+
+def check_no_background(options: Options) -> None:
+    """What options want of a list of classes without background."""
+    if options.area_threshold is not None:
+        takes = 'takes None where class_names has no class "background" and background_class is None'
+        raise ValueError(f"area_threshold: got {options.area_threshold}, {takes}")
+    if options.background is not None:
+        warnings.warn(
+            'background: the threshold is off, as class_names has no class "background"; give one, '
+            "background_class, or background=None",
+            stacklevel=3,
+        )
+
+
+def leaves_patches(options: Options, grid: tuple[int, int]) -> bool:
+    """Whether a patch grid has a patch, at every scale of the map where there is one."""
+    scales = options.map["scales"] if options.cdam else (1.0,)
+    return all(min(scaled_grid(*grid, float(scale))) > 0 for scale in scales)
 
 
 def normalisation(tower: Tower, image_mean: object, image_std: object) -> tuple[Tensor, Tensor]:

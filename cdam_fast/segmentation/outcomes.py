@@ -17,8 +17,8 @@ Outcome = Union[Segmentation, Exception]
 Window = tuple[Union[Canvas, Exception], Place]
 """One to look at, or what went wrong before an image had any."""
 
-Model = Callable[[list[Tensor]], Tensor]
-"""From crops ``[3, window, window]`` to the logits of each, ``[B, Q, h, w]``."""
+Model = Callable[[list[Tensor]], list[Tensor]]
+"""From crops ``[3, h, w]`` to the logits of each, ``[Q, h, w]``."""
 
 
 def outcomes(
@@ -29,6 +29,7 @@ def outcomes(
     batch_size: int,
     *,
     apart: bool,
+    fill: bool,
     settings: Callable[[], AbstractContextManager[object]],
 ) -> Iterator[Outcome]:
     """What became of each image, in order; images are taken as they are needed.
@@ -39,12 +40,14 @@ def outcomes(
         model, finish: what the windows go through, and what is made of their logits.
         batch_size: windows at once, of whatever images.
         apart: where a batch fails, take it one image at a time to find whose failure it is.
+        fill: fill a batch of fewer windows up with one of them, so that every product has one shape: a window's logits
+            then do not depend on what shares its batch, down to the last bit.
         settings: of PyTorch, under which the model runs.
     """
     windows = _windows(images, prepare)
     while batch := list(islice(windows, batch_size)):
         with settings():
-            done = list(_done(batch, model, finish, apart))
+            done = list(_done(batch, model, finish, apart, batch_size if fill else 1))
         yield from done
 
 
@@ -59,10 +62,10 @@ def _windows(images: Iterable[object], prepare: Callable[[object, str], Canvas])
 
 
 def _done(
-    batch: list[Window], model: Model, finish: Callable[[Canvas], Segmentation], apart: bool
+    batch: list[Window], model: Model, finish: Callable[[Canvas], Segmentation], apart: bool, least: int
 ) -> Iterator[Outcome]:
     """Of the images whose last window is in the batch, or whose first failure."""
-    logits = _logits([(canvas, place) for canvas, place in batch if isinstance(canvas, Canvas)], model, apart)
+    logits = _logits([(canvas, place) for canvas, place in batch if isinstance(canvas, Canvas)], model, apart, least)
     for canvas, _ in batch:
         if isinstance(canvas, Exception):
             yield canvas
@@ -82,18 +85,21 @@ def _done(
                 yield finished
 
 
-def _logits(windows: list[tuple[Canvas, Place]], model: Model, apart: bool) -> Iterator[Tensor | Exception]:
-    """Of each window, or what it raised."""
+def _logits(windows: list[tuple[Canvas, Place]], model: Model, apart: bool, least: int) -> Iterator[Tensor | Exception]:
+    """Of each window, or what it raised; least: windows that the model gets at least."""
     if not windows:
         return
+    crops = [canvas.crop(place) for canvas, place in windows]
+    crops += crops[:1] * (least - len(crops))
     try:
-        results: list[Tensor | Exception] = list(model([canvas.crop(place) for canvas, place in windows]))
+        results: list[Tensor | Exception] = [*model(crops)[: len(windows)]]
     except Exception as error:
         if apart and len({id(canvas) for canvas, _ in windows}) > 1:
             if str(error).startswith("batch_size: "):
+                least = 1  # what is too many windows once is too many again
                 warnings.warn(f"{error}; going on with one image at a time", stacklevel=2)
             for _, of_one in groupby(windows, lambda window: id(window[0])):
-                yield from _logits(list(of_one), model, apart)
+                yield from _logits(list(of_one), model, apart, least)
             return
         results = [error] * len(windows)
     yield from results

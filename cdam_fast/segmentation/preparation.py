@@ -25,6 +25,8 @@ class Preparation(NamedTuple):
     """What a segmenter does to an image before its model; to be called, in another process too."""
 
     short_side: int
+    long_side: int | None
+    resize: str
     refine: bool
     device: torch.device
 
@@ -32,4 +34,8 @@ class Preparation(NamedTuple):
         """Raises what `as_tensor` and `resize_to` raise."""
         pixels = as_tensor(image, name).to(self.device)
         size = (pixels.shape[-2], pixels.shape[-1])
-        return Prepared(resize_to(pixels, self.short_side, name), size, pixels if self.refine else None)
+        return Prepared(
+            resize_to(pixels, self.short_side, name, long_side=self.long_side, resize=self.resize),
+            size,
+            pixels if self.refine else None,
+        )

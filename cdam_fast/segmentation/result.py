@@ -138,11 +138,20 @@ Refine = Callable[[Tensor], Tensor]
 """``[Q, H, W] -> [Q, H, W]``, each word by itself."""
 
 
+Keep = Callable[[Tensor], Tensor]
+"""``[H, W]`` labels to ``[C]`` bool: the classes that remain."""
+
+
 def best_word(
-    logits: Tensor, size: tuple[int, int], logit_scale: float, refine: Refine | None = None
+    logits: Tensor,
+    size: tuple[int, int],
+    logit_scale: float,
+    refine: Refine | None = None,
+    candidates: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Index of the best word and its probability for each pixel, ``[Q, h, w] -> [H, W]`` int64, ``[H, W]``.
 
+    candidates: ``[Q]`` bool, the words to choose from; the probability is among all words.
     A few words at a time are upsampled, so that the image's size times the number of words is never held.
     """
     best = logits.new_full(size, -torch.inf)
@@ -156,6 +165,9 @@ def best_word(
         most, where = upsampled.max(0)
         # about the largest, so that no exponential overflows at any scale
         total = ((upsampled - most) * logit_scale).exp_().sum(0).log_().add_(most, alpha=logit_scale)
+        if candidates is not None:
+            others = ~candidates[start : start + step, None, None]
+            most, where = upsampled.masked_fill(others, -torch.inf).max(0)
         index = torch.where(most > best, where + start, index)
         best = torch.maximum(best, most)
         normaliser = torch.logaddexp(normaliser, total)
@@ -170,10 +182,25 @@ def label_pixels(
     background: int | None,
     threshold: Tensor | float,
     refine: Refine | None = None,
+    keep: Keep | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Labels and the best class's probability, both ``[H, W]``; below the threshold a pixel is background."""
     index, probability = best_word(logits, size, logit_scale, refine)
     labels = classes[index]
+    if keep is not None:
+        kept = keep(labels)
+        if not bool(kept[labels].all()):
+            index, probability = best_word(logits, size, logit_scale, refine, kept[classes])
+            labels = classes[index]
     if background is not None:
         labels = torch.where(probability < threshold, background, labels)
     return labels, probability
+
+
+def large_classes(labels: Tensor, *, count: int, background: int, share: float) -> Tensor:
+    """``[count]`` bool: the background, and the classes that have more than this share of the pixels of all others."""
+    pixels = torch.bincount(labels.flatten(), minlength=count)
+    pixels[background] = 0
+    kept = pixels > share * pixels.sum()
+    kept[background] = True
+    return kept

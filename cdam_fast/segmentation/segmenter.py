@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -17,13 +16,19 @@ from cdam_fast.graphs import AttendGraphs, check_graph
 from cdam_fast.models import Base, Tokenizer, Tower, check_base, of_processor, own_settings, unwrap
 from cdam_fast.segmentation.finish import finish
 from cdam_fast.segmentation.load import load_clip, model_defaults
-from cdam_fast.segmentation.options import check_device, check_options, normalisation
+from cdam_fast.segmentation.options import (
+    check_device,
+    check_no_background,
+    check_options,
+    leaves_patches,
+    normalisation,
+)
 from cdam_fast.segmentation.outcomes import outcomes
 from cdam_fast.segmentation.patches import PatchLogits
 from cdam_fast.segmentation.preparation import Preparation, Prepared
 from cdam_fast.segmentation.result import Segmentation
 from cdam_fast.segmentation.texts import build_texts
-from cdam_fast.segmentation.windows import Canvas
+from cdam_fast.segmentation.windows import Canvas, by_shape
 
 
 class CDAMSegmenter(PatchLogits):
@@ -54,6 +59,13 @@ class CDAMSegmenter(PatchLogits):
         logit_scale: factor of the cosines before the softmax over words, in Eq. 4 and for the pixels.
         short_side, window, stride: pixels. An image is resized to this short side, then covered by square windows
             whose logits are averaged where they overlap. The patch divides the window; nothing is padded.
+        resize: ``"pillow"``, bicubic and antialiased, in floating point; or ``"mmcv"``, what ``mmcv.imrescale`` does
+            and the released code with it: OpenCV's ``INTER_LINEAR`` in 8 bits, equal to the pixel, not antialiased.
+        long_side: pixels; None for no limit. An image whose long side would be longer is resized to this one instead
+            (the released code has 2048). Where that leaves its short side below the window, its windows are that low,
+            and pixels beyond their last whole patch take the logits of those before, as in the released code.
+        area_threshold: share of the pixels outside the background that a class has to exceed; one that does not loses
+            its pixels to their next best class, before the threshold. None keeps all; SCLIP's code has 0.1 for VOC.
         batch_size: windows that go through the model at once, of whatever images; it changes no result.
         text_features: ``[Q, D]`` of the Q words of class_names, all synonyms in a row, instead of the tokenizer.
         augmented_text_features: ``[A, D]`` of any prompts to augment with, instead of the 80.
@@ -68,6 +80,7 @@ class CDAMSegmenter(PatchLogits):
             windows at once, size of window and stream, recorded by its first call; 8 are kept, with their memory.
         refine: move the edges to those of the image: `cdam_fast.refine` of every word's logits at the image's size,
             before the softmax. The paper's numbers are without it (section 4.1).
+        amp: run the blocks before the last in bfloat16, on a GPU in float16, by autocast; the rest stays in float32.
         map_options: ``scales``, ``temperature``, ``attention_temperature``, ``metric``, ``order``, ``minmax`` and
             ``backend`` of `cdam_fast.cdam_attention`.
 
@@ -97,6 +110,9 @@ class CDAMSegmenter(PatchLogits):
         short_side: int = 448,
         window: int = 448,
         stride: int = 224,
+        resize: str = "pillow",
+        long_side: int | None = None,
+        area_threshold: float | None = None,
         batch_size: int = 8,
         text_features: Tensor | None = None,
         augmented_text_features: Tensor | None = None,
@@ -108,6 +124,7 @@ class CDAMSegmenter(PatchLogits):
         cache_dir: str | Path | bool = True,
         graph: bool = False,
         refine: bool = False,
+        amp: bool = False,
         **map_options: Any,
     ) -> None:
         tower = Tower(model)
@@ -123,9 +140,13 @@ class CDAMSegmenter(PatchLogits):
             short_side=short_side,
             window=window,
             stride=stride,
+            resize=resize,
+            long_side=long_side,
+            area_threshold=area_threshold,
             batch_size=batch_size,
             graph=graph,
             refine=refine,
+            amp=amp,
             device=device,
             map_options=map_options,
         )
@@ -144,19 +165,16 @@ class CDAMSegmenter(PatchLogits):
             templates=templates,
             cache_dir=cache_dir,
         )
-        self.tower = tower.to(dtype, device)
+        tower = tower.to(dtype, device)
+        self.tower = tower.autocast() if self.options.amp else tower
         self._mean, self._deviation = normalisation(self.tower, image_mean, image_std)
         self._attend = partial(cdam_attend, **self.options.map)
         if self.options.graph:
             check_graph(self._mean.new_empty(1, 1, *(self.options.window // side for side in self.tower.patch)))
             self._attend = AttendGraphs(self.options.map)
         self.texts = texts.to(self.tower)
-        if self.options.background is not None and self.texts.words.background is None:
-            warnings.warn(
-                'background: the threshold is off, as class_names has no class "background"; give one, '
-                "background_class, or background=None",
-                stacklevel=2,
-            )
+        if self.texts.words.background is None:
+            check_no_background(self.options)
 
     @classmethod
     def from_pretrained(
@@ -224,11 +242,17 @@ class CDAMSegmenter(PatchLogits):
                 raise outcome
             yield outcome
 
-    def outcomes(self, images: Iterable[object]) -> Iterator[Segmentation | Exception]:
-        """As `iterate`, but an image that fails leaves its exception in its place, and the others go on."""
-        return self._outcomes(images, apart=True)
+    def outcomes(self, images: Iterable[object], *, fill: bool = False) -> Iterator[Segmentation | Exception]:
+        """As `iterate`, but an image that fails leaves its exception in its place, and the others go on.
 
-    def _outcomes(self, images: Iterable[object], apart: bool) -> Iterator[Segmentation | Exception]:
+        With fill the last batch is filled up to batch_size windows with copies, at their cost: rounding then does not
+        depend on which images come together, and labels are the same however a list of them is divided.
+        """
+        return self._outcomes(images, apart=True, fill=fill)
+
+    def _outcomes(
+        self, images: Iterable[object], apart: bool, fill: bool = False
+    ) -> Iterator[Segmentation | Exception]:
         return outcomes(
             images,
             self._canvas,
@@ -236,24 +260,34 @@ class CDAMSegmenter(PatchLogits):
             self._finish,
             self.options.batch_size,
             apart=apart,
+            fill=fill,
             settings=partial(own_settings, self.tower.device),
         )
 
     @property
     def preparation(self) -> Preparation:
         """What happens to an image before the model: from an image to a `Prepared` one. Another process may do it."""
-        return Preparation(self.options.short_side, self.options.refine, self.tower.device)
+        options = self.options
+        return Preparation(options.short_side, options.long_side, options.resize, options.refine, self.tower.device)
 
     def _canvas(self, image: object, name: str) -> Canvas:
         options = self.options
         pixels, size, whole = image if isinstance(image, Prepared) else self.preparation(image, name)
         normalised = self.normalise(pixels.to(self.tower.device))
         whole = None if whole is None else whole.to(self.tower.device)
-        return Canvas(normalised, size, options.window, options.stride, whole)
+        canvas = Canvas(normalised, size, options.window, options.stride, self.tower.patch, whole)
+        if not leaves_patches(options, canvas.grid):
+            (height, width), (h, w) = size, canvas.grid
+            raise ValueError(
+                f"{name}: got {height}x{width} pixels, of which long_side={options.long_side} leaves windows of "
+                f"{h}x{w} patches, takes at least one{' at every scale of the map' if options.cdam else ''}"
+            )
+        return canvas
 
-    def _guarded(self, crops: list[Tensor]) -> Tensor:
+    def _guarded(self, crops: list[Tensor]) -> list[Tensor]:
         try:
-            return self._word_logits(torch.stack(crops))
+            logits = {shape: iter(self._word_logits(torch.stack(batch))) for shape, batch in by_shape(crops).items()}
+            return [next(logits[crop.shape]) for crop in crops]
         except OutOfMemoryError as error:
             count = len(crops)
             advice = f"try batch_size={count // 2}" if count > 1 else "try a smaller window, dtype or model"

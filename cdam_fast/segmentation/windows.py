@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
+import torch
 from torch import Tensor
 from torch.nn import functional
 
@@ -19,21 +23,32 @@ class Canvas:
     """One image on its way: its pixels, and the logits of the windows that are done.
 
     Args:
-        pixels: ``[3, H, W]`` normalised, both sides at least the window.
+        pixels: ``[3, H, W]`` normalised.
         size: ``(height, width)`` of the image before it was resized.
-        window, stride: pixels.
+        window, stride: pixels; a side of the image that is below the window is that of its windows.
+        patch: ``(height, width)`` in pixels.
         image: ``[3, height, width]`` as it was, where the labels are refined by it.
     """
 
     def __init__(
-        self, pixels: Tensor, size: tuple[int, int], window: int, stride: int, image: Tensor | None = None
+        self,
+        pixels: Tensor,
+        size: tuple[int, int],
+        window: int,
+        stride: int,
+        patch: tuple[int, int],
+        image: Tensor | None = None,
     ) -> None:
         height, width = pixels.shape[-2:]
-        self.pixels, self.size, self.window, self.image = pixels, size, window, image
+        self.pixels, self.size, self.image = pixels, size, image
+        self.window = min(window, height), min(window, width)
+        self.grid = self.window[0] // patch[0], self.window[1] // patch[1]
+        """Whole patches of a window."""
+        self._seen = self.grid[0] * patch[0], self.grid[1] * patch[1]
         self.places = [
             (top, left)
-            for top in window_starts(height, window, stride)
-            for left in window_starts(width, window, stride)
+            for top in window_starts(height, self.window[0], stride)
+            for left in window_starts(width, self.window[1], stride)
         ]
         self.failed = False
         """Whether one of its windows could not be done."""
@@ -42,21 +57,20 @@ class Canvas:
         self._total: Tensor | None = None
 
     def crop(self, place: Place) -> Tensor:
-        """``[3, window, window]``."""
-        top, left = place
-        return self.pixels[:, top : top + self.window, left : left + self.window]
+        """``[3, h, w]``, the whole patches of a window."""
+        return self.pixels[_area(place, self._seen)]
 
     def add(self, logits: Tensor) -> bool:
         """Take the patch logits ``[Q, h, w]`` of the next place; whether that was the last one."""
-        top, left = self.places[len(self.patch_logits)]
+        place = self.places[len(self.patch_logits)]
         self.patch_logits.append(logits.flatten(1))
-        upsampled = upsample(logits, (self.window, self.window))
+        upsampled = upsample(logits, self.window)
         if len(self.places) == 1:
             self._total = upsampled
         else:
             if self._total is None:
                 self._total = logits.new_zeros(len(logits), *self.pixels.shape[-2:])
-            self._total[:, top : top + self.window, left : left + self.window] += upsampled
+            self._total[_area(place, self.window)] += upsampled
         return len(self.patch_logits) == len(self.places)
 
     def mean(self) -> Tensor:
@@ -71,8 +85,8 @@ class Canvas:
     def spread(self, values: Tensor) -> Tensor:
         """``[windows] -> [H, W]``: the sum over the windows that cover a pixel of each window's value."""
         total = values.new_zeros(self.pixels.shape[-2:])
-        for (top, left), value in zip(self.places, values):
-            total[top : top + self.window, left : left + self.window] += value
+        for place, value in zip(self.places, values):
+            total[_area(place, self.window)] += value
         return total
 
     def at_full_size(self, values: Tensor) -> Tensor:
@@ -84,6 +98,20 @@ class Canvas:
         # no probability is above 1, so nothing above 2 need be told apart, and an infinite one stays out of sums
         mean = self.spread(values.clamp(max=2)) / self.coverage()
         return upsample(mean.unsqueeze(0), self.size)[0]
+
+
+def by_shape(crops: Sequence[Tensor]) -> dict[torch.Size, list[Tensor]]:
+    """Those of one shape together, in order: of images that are below the window, crops are smaller than of others."""
+    shapes: dict[torch.Size, list[Tensor]] = {}
+    for crop in crops:
+        shapes.setdefault(crop.shape, []).append(crop)
+    return shapes
+
+
+def _area(place: Place, size: tuple[int, int]) -> tuple[Any, ...]:
+    """Index of a rectangle of the last two dims."""
+    (top, left), (height, width) = place, size
+    return (..., slice(top, top + height), slice(left, left + width))
 
 
 def upsample(logits: Tensor, size: tuple[int, int]) -> Tensor:

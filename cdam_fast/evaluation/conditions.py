@@ -1,0 +1,100 @@
+"""What a result depends on: the segmenter's settings, versions, the commit of the code."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import platform
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import cdam_fast
+from cdam_fast.evaluation.dataset import Dataset
+from cdam_fast.segmentation import CDAMSegmenter
+
+_PACKAGES = {"numpy": "numpy", "pillow": "pillow", "open_clip": "open_clip_torch"}
+
+
+def words_of(segmenter: CDAMSegmenter) -> list[list[str]]:
+    """Of each class its synonyms."""
+    words = segmenter.texts.words
+    return [[word for word, of in zip(words.words, words.classes) if of == i] for i in range(len(words.names))]
+
+
+def settings_of(segmenter: CDAMSegmenter, dataset: Dataset) -> dict[str, Any]:
+    """Everything that decides a matrix, as plain values; see `Evaluation.settings`."""
+    options = segmenter.options._asdict()
+    del options["graph"]  # replays the same arithmetic
+    settings = {
+        "dataset": dataset.name,
+        "classes": list(dataset.classes),
+        "meaning": hashlib.sha256(dataset.meaning.tobytes()).hexdigest()[:16],
+        "words": words_of(segmenter),
+        "background_class": segmenter.texts.words.background,
+        "image_tower": _digest(segmenter),
+        "base": segmenter.base.name,
+        **options.pop("map"),
+        **options,
+        **dict(zip(("image_mean", "image_std"), _pixels(segmenter))),
+        "dtype": str(segmenter.tower.dtype).removeprefix("torch."),
+        "device": segmenter.tower.device.type,
+    }
+    plain: dict[str, Any] = json.loads(json.dumps(settings))
+    return plain
+
+
+def _digest(segmenter: CDAMSegmenter) -> str:
+    """Of the weights of the image tower."""
+    digest = hashlib.sha256()
+    for name, value in sorted(segmenter.tower.visual.state_dict().items()):
+        if isinstance(value, torch.Tensor):
+            digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+            digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()[:32]
+
+
+def _pixels(segmenter: CDAMSegmenter) -> list[list[float]]:
+    return [values.flatten().tolist() for values in (segmenter._mean, segmenter._deviation)]
+
+
+def versions() -> dict[str, str | None]:
+    """Of what computes; None is not installed."""
+    found: dict[str, str | None] = {
+        "cdam_fast": cdam_fast.__version__,
+        "python": platform.python_version(),
+        "torch": str(torch.__version__),
+    }
+    for name, distribution in _PACKAGES.items():
+        try:
+            found[name] = importlib.metadata.version(distribution)
+        except importlib.metadata.PackageNotFoundError:  # noqa: PERF203 - one of three
+            found[name] = None
+    return found
+
+
+def commit() -> dict[str, Any] | None:
+    """``hash`` of the code's own git checkout and whether it is ``clean``; None where it runs from no checkout.
+
+    Files that git does not track leave it clean.
+    """
+    root = Path(cdam_fast.__file__).resolve().parents[1]
+    if not (root / ".git").exists() or not (root / "pyproject.toml").is_file():
+        return None
+    hash_, changes = (
+        _git(root, *arguments) for arguments in (("rev-parse", "HEAD"), ("status", "--porcelain", "-uno"))
+    )
+    return None if hash_ is None or changes is None else {"hash": hash_, "clean": not changes}
+
+
+def _git(root: Path, *arguments: str) -> str | None:
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(root), *arguments], capture_output=True, text=True, timeout=60, check=True
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()

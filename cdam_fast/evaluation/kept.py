@@ -1,0 +1,171 @@
+"""Results of single images in a folder, so that a run that was ended goes on."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
+
+import torch
+from torch import Tensor
+
+from cdam_fast.errors import UsageError, reason_of
+from cdam_fast.evaluation.dataset import Sample
+from cdam_fast.evaluation.reading import Identity, identity_of
+from cdam_fast.files import check_room, json_text, readable, write_whole
+
+SETTINGS, RESULT, _IMAGES = "settings.json", "result.json", "images-{}.jsonl"
+_FORMAT = "cdam_fast evaluation 1"
+
+
+class Row(NamedTuple):
+    """One image."""
+
+    image: str
+    identity: Identity | None
+    confusion: Tensor
+    """``[C, C]`` int64."""
+    seconds: float
+
+
+class Kept:
+    """The folder of one evaluation: its settings, a file of rows for each process, the result.
+
+    A row is a line that is handed to the system at once. What is left of one by a process that was ended is dropped.
+
+    Args:
+        folder: made where it is missing.
+        settings: what decides the results.
+        first: whether this process writes the settings; the others come later.
+
+    Raises:
+        ValueError: a folder that cannot be written, with something else in it, or with other settings.
+    """
+
+    def __init__(self, folder: Path, settings: dict[str, Any], *, first: bool) -> None:
+        self.folder = folder
+        self._file: BinaryIO | None = None
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            check_room(folder / RESULT)
+            self._check_settings(settings, first)
+        except (OSError, ValueError, UsageError) as error:
+            said = str(error).startswith("out: ")
+            raise ValueError(str(error) if said else f"out: cannot write {folder}: {reason_of(error)}") from None
+
+    def _check_settings(self, settings: dict[str, Any], first: bool) -> None:
+        path = self.folder / SETTINGS
+        mine = json.loads(json_text({"format": _FORMAT, "settings": settings}))
+        if not path.is_file():
+            others = sorted(entry.name for entry in self.folder.iterdir() if not entry.name.startswith("."))
+            if others:
+                raise ValueError(f"out: {self.folder} holds something else, {others[0]}; takes a folder of its own")
+            if first:
+                write_whole(path, json_text(mine), "out")
+            return
+        try:
+            there = json.loads(path.read_bytes())
+        except ValueError:
+            there = None
+        if not isinstance(there, dict) or there.get("format") != _FORMAT or not isinstance(there["settings"], dict):
+            raise ValueError(f"out: {path} is of something else; takes a folder of its own")
+        different = difference(there["settings"], mine["settings"])
+        if different:
+            raise ValueError(f"out: {self.folder} has results with {different}; takes another folder for these")
+
+    def rows(self, samples: Sequence[Sample], classes: int) -> list[Row]:
+        """Of the samples whose files are as they were."""
+        found: dict[str, dict[str, Any]] = {}
+        for path in sorted(self.folder.glob(_IMAGES.format("*"))):
+            for line in path.read_bytes().splitlines(keepends=True):
+                row = _parse(line)
+                if row is not None:
+                    found[row["image"]] = row
+        rows = []
+        for sample in samples:
+            row = found.get(readable(sample.name))
+            if row is not None and [row["photo"], row["mask"]] == _identity(sample):
+                confusion = torch.zeros(classes, classes, dtype=torch.int64)
+                for truth, label, count in row["counts"]:
+                    confusion[truth, label] = count
+                rows.append(Row(sample.name, _identity(sample), confusion, row["seconds"]))
+        return rows
+
+    def add(self, row: Row, rank: int) -> None:
+        """Of this process.
+
+        Raises:
+            RuntimeError: the folder takes nothing more.
+        """
+        places = row.confusion.nonzero()
+        counts = [[*place, int(row.confusion[tuple(place)])] for place in places.tolist()]
+        photo, mask = row.identity or (None, None)
+        content = {"image": readable(row.image), "photo": photo, "mask": mask, "counts": counts, "seconds": row.seconds}
+        line = json.dumps(content, ensure_ascii=False).encode() + b"\n"
+        try:
+            if self._file is None:
+                self._file = _at_end(self.folder / _IMAGES.format(rank))
+            self._file.write(line)
+        except OSError as error:
+            raise RuntimeError(f"out: cannot write {self.folder}: {reason_of(error)}") from None
+
+    def finish(self, result: dict[str, Any]) -> None:
+        """Write what came out.
+
+        Raises:
+            RuntimeError: the folder takes nothing more.
+        """
+        try:
+            write_whole(self.folder / RESULT, json_text(result), "out")
+        except UsageError as error:
+            raise RuntimeError(str(error)) from None
+
+    def close(self) -> None:
+        """Of this process's rows."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+
+def _at_end(path: Path) -> BinaryIO:
+    """Unbuffered, behind the last whole line."""
+    whole = path.read_bytes().rfind(b"\n") + 1 if path.exists() else 0
+    file = path.open("r+b" if path.exists() else "w+b", buffering=0)
+    file.truncate(whole)
+    file.seek(whole)
+    return file
+
+
+def _parse(line: bytes) -> dict[str, Any] | None:
+    if not line.endswith(b"\n"):
+        return None
+    try:
+        row = json.loads(line)
+    except ValueError:
+        return None
+    return row if isinstance(row, dict) and {"image", "photo", "mask", "counts", "seconds"} <= row.keys() else None
+
+
+def _identity(sample: Sample) -> Identity | None:
+    try:
+        return identity_of(sample)
+    except OSError:
+        return None
+
+
+def difference(there: dict[str, Any], here: dict[str, Any], path: str = "") -> str:
+    """The first setting that is not the same: its name, what it is there, and what it would be here; else empty."""
+    for name in [*here, *(name for name in there if name not in here)]:
+        old, new = there.get(name), here.get(name)
+        if old == new:
+            continue
+        if isinstance(old, dict) and isinstance(new, dict):
+            return difference(old, new, f"{path}{name}.")
+        return f"{path}{name} {_short(old)}, not {_short(new)}"
+    return ""
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 60 else text[:57] + "..."

@@ -1,0 +1,195 @@
+"""One piece of work on several processes, as torchrun starts them: who does what, sums, and the end of one of them."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import threading
+from collections.abc import Iterator, Sequence
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from cdam_fast.errors import UsageError, reason_of
+from cdam_fast.watch import Watch
+
+Item = TypeVar("Item")
+
+_VARIABLES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+"""All of them are there where torchrun, or whoever does its work, has started several processes."""
+
+_JOIN, _WORK = timedelta(minutes=10), timedelta(days=365)
+"""How long to wait for processes that start, and for those at work: their end is seen by `Watch`."""
+
+
+class Stopped(BaseException):
+    """Another process has ended, or this one is told to; no image's own failure, so no Exception."""
+
+
+class Processes:
+    """Those that share the work: this one is number ``rank`` of ``count``."""
+
+    def __init__(self, rank: int = 0, count: int = 1) -> None:
+        self.rank, self.count = rank, count
+        self._group: Any = None
+        self._watch: Watch | None = None
+
+    @property
+    def first(self) -> bool:
+        """Whether this is the one that prints and writes results."""
+        return self.rank == 0
+
+    @property
+    def of_machine(self) -> int:
+        """How many of them are on this machine, as far as torchrun says it."""
+        text = os.environ.get("LOCAL_WORLD_SIZE", "")
+        return int(text) if self.count > 1 and text.isdecimal() and int(text) else self.count
+
+    @property
+    def name(self) -> str:
+        """For messages."""
+        return f"process {self.rank} of {self.count}"
+
+    def share(self, items: Sequence[Item]) -> Sequence[Item]:
+        """Those of this process; each is some process's."""
+        return items[self.rank :: self.count]
+
+    def total(self, counts: Tensor) -> Tensor:
+        """Sum over the processes of int64 on the CPU."""
+        total = counts.clone()
+        if self.count > 1:
+            with self._meeting():
+                torch.distributed.all_reduce(total, group=self._group)
+        return total
+
+    def gather(self, value: Any) -> list[Any]:
+        """What each process has, in order, on each of them; plain values, as JSON keeps them."""
+        if self.count == 1:
+            return [value]
+        content = torch.tensor(list(json.dumps(value).encode()), dtype=torch.uint8)
+        sizes = [torch.zeros(1, dtype=torch.int64) for _ in range(self.count)]
+        with self._meeting():
+            torch.distributed.all_gather(sizes, torch.tensor([len(content)]), group=self._group)
+            longest = int(torch.cat(sizes).max())
+            rows = [torch.zeros(longest, dtype=torch.uint8) for _ in range(self.count)]
+            padded = torch.nn.functional.pad(content, (0, longest - len(content)))
+            torch.distributed.all_gather(rows, padded, group=self._group)
+        return [json.loads(bytes(row[: int(size)].tolist())) for row, size in zip(rows, sizes)]
+
+    def wait(self) -> None:
+        """For all others to be here."""
+        self.gather(None)
+
+    @contextlib.contextmanager
+    def first_alone(self) -> Iterator[None]:
+        """The first process goes before the others: what it downloads and caches is there for them."""
+        if not self.first:
+            self.wait()
+        yield
+        if self.first:
+            self.wait()
+
+    @contextlib.contextmanager
+    def _meeting(self) -> Iterator[None]:
+        """An exchange fails where another process is gone."""
+        try:
+            yield
+        except RuntimeError as error:
+            raise Stopped(self._ended(reason_of(error))) from None
+
+    def _ended(self, reason: str) -> str:
+        known = self._watch.reason() if self._watch is not None else None
+        return f"{self.name}: {known or f'another process has ended ({reason})'}"
+
+    def _join(self) -> None:
+        distributed = torch.distributed
+        if not distributed.is_available():
+            raise UsageError("WORLD_SIZE: this PyTorch has no torch.distributed, takes one process")
+        try:
+            distributed.init_process_group("gloo", rank=self.rank, world_size=self.count, timeout=_JOIN)
+        except (RuntimeError, ValueError) as error:
+            raise UsageError(f"MASTER_ADDR: {self.name} cannot meet the others: {reason_of(error)}") from None
+        self._group = distributed.new_group(backend="gloo", timeout=_WORK)
+        try:
+            self._watch = Watch(self.rank, self.count, lambda mine: self.gather(mine)[0])
+        except OSError as error:
+            raise Stopped(self._ended(reason_of(error))) from None
+
+    def _leave(self) -> None:
+        """All are done; what the agent of torchrun says from here on is late."""
+        self.wait()
+        assert self._watch is not None
+        self._watch.leave()
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+
+def cores() -> int:
+    """CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+ALONE = Processes()
+
+
+@contextlib.contextmanager
+def joined() -> Iterator[Processes]:
+    """All processes of a run of torchrun, at whose end they wait for each other; `ALONE` where there is just one.
+
+    Where one of them ends otherwise, by an exception, ``sys.exit`` or a signal, each other one gets `Stopped` within
+    seconds. For a main thread. The counts go by gloo, on the CPU.
+
+    Raises:
+        UsageError: RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT that are none, or under which nobody answers.
+    """
+    rank, count = _of_environment()
+    if count == 1:
+        yield ALONE
+        return
+    processes = Processes(rank, count)
+    told = threading.Event()
+
+    def stop(number: int, frame: object) -> None:
+        if not told.is_set():
+            told.set()  # a second one would fall into the first one's way out
+            raise Stopped(processes._ended("SIGTERM: torchrun ends the run"))
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        processes._join()
+        yield processes
+        processes._leave()
+    except BaseException:
+        if processes._watch is not None:
+            processes._watch.abandon()
+        signal.signal(signal.SIGTERM, signal.SIG_IGN if told.is_set() else before)
+        raise
+
+
+def _of_environment() -> tuple[int, int]:
+    """Number of this process and of all."""
+    if not all(os.environ.get(name) for name in _VARIABLES):
+        return 0, 1
+    rank, count = _whole("RANK"), _whole("WORLD_SIZE")
+    if not 0 <= rank < count:
+        raise UsageError(f"RANK: got {rank}, takes a whole number from 0 to below WORLD_SIZE, {count}")
+    return rank, count
+
+
+def _whole(name: str) -> int:
+    try:
+        return int(os.environ[name])
+    except ValueError:
+        raise UsageError(f"{name}: got {os.environ[name]!r}, takes a whole number") from None
+
+
+def local_device(device: torch.device) -> torch.device:
+    """A device of this process's own among those of its machine, where it is named without a number."""
+    rank, count = _of_environment()
+    if count == 1 or device.index is not None or device.type not in ("cuda", "xpu"):
+        return device
+    there = getattr(torch, device.type).device_count()
+    return torch.device(device.type, int(os.environ.get("LOCAL_RANK") or rank) % max(1, there))
