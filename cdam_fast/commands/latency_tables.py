@@ -10,6 +10,7 @@ import torch
 
 from cdam_fast.evaluation.scenes import CLASSES
 from cdam_fast.evaluation.tables import Job, Plan, Planned, Value, paper_tables
+from cdam_fast.evaluation.tables.inputs import digest
 from cdam_fast.evaluation.tables.small import NAME as SCENES
 from cdam_fast.measuring.bench import BenchOptions
 from cdam_fast.measuring.devices import device_name
@@ -27,20 +28,18 @@ _TINY, _SMALL_SIDE, _SMALL_RUNS = "tiny", 112, 6
 
 def latency_plans(device: torch.device, pretrained: str | None, *, small: bool) -> dict[int, Plan]:
     """Tables 5 and 6, which share a job for each class list; the small run has the scenes' words alone."""
+    load = lru_cache(maxsize=1)(partial(load_model, pretrained, _SIDE, _SIDE, device))
+    measures: dict[str, Any] = {name: partial(_measure, device, load, words) for name, words in _LISTS.items()}
     if small:
-        jobs = {SCENES: Job(f"latency-{SCENES}-{device.type}", f"Tables 5 and 6, {SCENES}", partial(_small, device))}
-    else:
-        load = lru_cache(maxsize=1)(partial(load_model, pretrained, _SIDE, _SIDE, device))
-        jobs = {
-            name: Job(
-                f"latency-{name}-{device.type}", f"Tables 5 and 6, {name}", partial(_measure, device, load, words)
-            )
-            for name, words in _LISTS.items()
-        }
+        measures = {SCENES: partial(_small, device)}
+    place = digest(device_name(device), torch.get_num_threads())
+    jobs = {
+        name: Job(f"latency-{name}-{place}", f"Tables 5 and 6, {name}", measure) for name, measure in measures.items()
+    }
     side, runs = (_SMALL_SIDE, _SMALL_RUNS) if small else (_SIDE, "up to 30")
     notes = (
-        f"Ours: {'the tiny model' if small else 'ViT-B-16'} on {device_name(device)}, one image of {side} x {side} at a "
-        f"time, from its pixels to the labels of its patches; the median of {runs} runs.",
+        f"Ours: {'the tiny model' if small else 'ViT-B-16'} on {device_name(device)}, one image of {side} x {side} at "
+        f"a time, from its pixels to the labels of its patches; the median of {runs} runs.",
     )
     plans = {}
     for number in (5, 6):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 
 from cdam_fast.commands.devices import add_device, describe_device, parse_device
 from cdam_fast.commands.messages import plain_messages
+from cdam_fast.commands.model_options import known
 from cdam_fast.commands.streams import say, tell
 from cdam_fast.errors import UsageError, reason_of
 
@@ -59,9 +61,9 @@ def _run(parsed: argparse.Namespace) -> int:
 
 
 def _tables(parsed: argparse.Namespace) -> int:
-    from cdam_fast.commands.progress import counted
     from cdam_fast.commands.results import make_folder
-    from cdam_fast.evaluation.tables import Job, Outcome, fill, jobs_of, measure, write_tables
+    from cdam_fast.commands.tables_progress import Progress
+    from cdam_fast.evaluation.tables import Outcome, fill, jobs_of, measure, write_tables
 
     numbers = _numbers(parsed.only)
     _check(parsed)
@@ -69,17 +71,13 @@ def _tables(parsed: argparse.Namespace) -> int:
     device = parse_device(parsed.device)
     columns = _columns(parsed, out)
     tell(describe_device(device))
-    plans = _plans(parsed, numbers, columns, device, out)
+    progress = Progress()
+    plans = _plans(parsed, numbers, columns, device, out, progress.on_image)
     outcomes: dict[str, Outcome] = {}
-    jobs = jobs_of(plans)
+    progress.jobs = jobs_of(plans)
     interrupted = False
     try:
-        with counted(len(jobs), "measuring") as on_step:
-
-            def on_job(job: Job, outcome: Outcome) -> None:
-                on_step(f"{job.title}: {_said(outcome)}")
-
-            measure(jobs, out, parsed.limit, outcomes, on_job)
+        measure(progress.jobs, out, parsed.limit, outcomes, progress.on_job)
     except KeyboardInterrupt:
         interrupted = True
     tables = [fill(plan, outcomes) for plan in plans]
@@ -136,19 +134,33 @@ def _columns(parsed: argparse.Namespace, out: Path) -> dict[str, Any]:
 
 
 def _settings_of(name: str) -> Any:
-    from cdam_fast.evaluation.protocol import load_protocol
+    from cdam_fast.evaluation import load_protocol
 
     protocol = load_protocol("paper")
-    return lambda base, cdam: protocol.settings(name, base=base, cdam=cdam)
+    return lambda base, cdam, model=None: protocol.settings(name, base, cdam, model=model)
 
 
 def _plans(
-    parsed: argparse.Namespace, numbers: tuple[int, ...], columns: dict[str, Any], device: torch.device, out: Path
+    parsed: argparse.Namespace,
+    numbers: tuple[int, ...],
+    columns: dict[str, Any],
+    device: torch.device,
+    out: Path,
+    on_image: Callable[[str], None],
 ) -> list[Any]:
     from cdam_fast.commands.latency_tables import latency_plans
     from cdam_fast.evaluation.tables import TABLES, Inputs, plan_components, plan_miou, plan_similarity, plan_thresholds
 
-    inputs = Inputs(columns, device, parsed.limit, parsed.model, parsed.pretrained)
+    inputs = Inputs(
+        columns,
+        device,
+        parsed.limit,
+        parsed.model,
+        parsed.pretrained,
+        files={name: known(getattr(parsed, name)) for name in ("model", "pretrained")},
+        workers=0 if parsed.small else None,  # few and small: processes would take longer to start
+        on_image=on_image,
+    )
     latency = latency_plans(device, parsed.pretrained, small=parsed.small)
 
     def plan(number: int) -> Any:
@@ -173,15 +185,6 @@ def _plans(
         return plan_supervised(methods, device, parsed.limit)
 
     return [plan(number) for number in numbers]
-
-
-def _said(outcome: Any) -> str:
-    if outcome.reason is not None:
-        return f"failed: {outcome.reason}"
-    failed = max((value.failed for value in outcome.values.values()), default=0)
-    numbers = [value.number for value in outcome.values.values()]
-    said = ", ".join("none" if number is None else f"{number:.3g}" for number in numbers[:3])
-    return said + (", ..." if len(numbers) > 3 else "") + (f"; {failed} images failed" if failed else "")
 
 
 def _head(parsed: argparse.Namespace, columns: dict[str, Any], interrupted: bool) -> list[str]:

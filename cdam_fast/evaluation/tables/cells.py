@@ -32,11 +32,13 @@ class Job:
         name: of its folder and its file; other settings are another name.
         title: for people.
         measure: takes a folder in which to keep what is done, and gives values by name.
+        images: that it looks at, for an estimate of the time.
     """
 
     name: str
     title: str
     measure: Callable[[Path], dict[str, Value]] = field(compare=False)
+    images: int = 1
 
 
 @dataclass(frozen=True)

@@ -7,12 +7,15 @@ import inspect
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol, Union
+from functools import lru_cache
+from typing import Any, Protocol
 
 import torch
 
 from cdam_fast.arguments import MapOptions
+from cdam_fast.evaluation.conditions import commit, versions
 from cdam_fast.evaluation.dataset import Dataset
+from cdam_fast.evaluation.protocol import Settings
 from cdam_fast.segmentation import CDAMSegmenter
 from cdam_fast.segmentation.load import load_clip, model_defaults
 
@@ -26,30 +29,14 @@ DEFAULTS: dict[str, Any] = {
 }
 """Of `CDAMSegmenter`'s options."""
 
-ClassNames = list[Union[str, list[str]]]
+_VIT_B_16 = "ViT-B-16"
 
 
-class Settings(Protocol):
-    """What a protocol says of a data set, a base and CDAM or none."""
+class SettingsOf(Protocol):
+    """From a base, whether with CDAM, and a model (None is the protocol's own) to settings."""
 
-    @property
-    def class_names(self) -> ClassNames:
-        """As `CDAMSegmenter` takes them, in the order of the data set's classes."""
-        ...
-
-    @property
-    def model(self) -> str:
-        """As `load_clip` takes it."""
-        ...
-
-    @property
-    def pretrained(self) -> str | None:
-        """Its weights."""
-        ...
-
-    @property
-    def options(self) -> dict[str, Any]:
-        """Of `CDAMSegmenter`, beside base and cdam."""
+    def __call__(self, base: str, cdam: bool, model: str | None = None) -> Settings:
+        """Of one data set."""
         ...
 
 
@@ -60,13 +47,13 @@ class Column:
     Attributes:
         name: of the data set, or `SCENES`.
         dataset: its images.
-        settings: of a base, and whether with CDAM.
+        settings: what the protocol says of it.
         scenes: whether these are the generated scenes, which the paper has not.
     """
 
     name: str
     dataset: Dataset
-    settings: Callable[[str, bool], Settings]
+    settings: SettingsOf
     scenes: bool = False
 
 
@@ -98,6 +85,9 @@ class Inputs:
         device: of the models.
         limit: the first so many images of each data set; None is all.
         model, pretrained: in place of the protocol's.
+        files: of these, what tells other content of a file apart.
+        workers: processes that read images, as for `evaluate`.
+        on_image: hears the name of each image that is done.
     """
 
     columns: dict[str, Column]
@@ -105,21 +95,30 @@ class Inputs:
     limit: int | None = None
     model: str | None = None
     pretrained: str | None = None
+    files: Mapping[str, Any] = field(default_factory=dict)
+    workers: int | None = None
+    on_image: Callable[[str], None] = lambda name: None
     _loaded: dict[tuple[str, str | None], Any] = field(default_factory=dict, repr=False)
 
-    def settings(self, column: Column, row: Row, model: tuple[str, str] | None = None) -> dict[str, Any]:
-        """All that says what a segmenter is, as plain values."""
-        found = column.settings(row.base, row.cdam)
-        name, weights = model or (found.model, found.pretrained)
+    def images(self, column: Column) -> int:
+        """How many are looked at."""
+        return len(column.dataset.samples[: self.limit])
+
+    def settings(self, column: Column, row: Row, model: str | None = None) -> dict[str, Any]:
+        """All that says what a segmenter is, as plain values; model is the protocol's of this name, or its own."""
+        found = column.settings(row.base, row.cdam, model)
+        name, weights = found.model, found.pretrained
+        files: Mapping[str, Any] = {}
         if model is None and not column.scenes and (self.model or self.pretrained):
-            name, weights = self.model or name, self.pretrained
+            name, weights, files = self.model or name, self.pretrained, self.files
         options = found.options | model_defaults(name) | dict(row.options)
         if row.fixed_threshold:
-            options["background"] = column.settings(row.base, False).options["background"]
+            options["background"] = column.settings(row.base, False, model).options["background"]
         return {
             "class_names": found.class_names,
             "model": name,
             "pretrained": weights,
+            "files": files,
             "base": row.base,
             "cdam": row.cdam,
             "options": options,
@@ -148,7 +147,19 @@ def name_of(kind: str, column: Column, settings: Mapping[str, Any]) -> str:
     An option at its default is as one that is not given.
     """
     options = DEFAULTS | settings["options"]
+    if options["alpha"] is None and settings["model"] == _VIT_B_16:
+        options["alpha"] = 2.5  # what None is for its patches of 16
     samples = [sample.name for sample in column.dataset.samples]
-    said = json.dumps([{**settings, "options": options}, samples, column.dataset.classes], sort_keys=True, default=str)
     cdam = "-cdam" if settings["cdam"] else ""
-    return f"{kind}-{column.name}-{settings['base']}{cdam}-{hashlib.sha256(said.encode()).hexdigest()[:10]}"
+    said = digest({**settings, "options": options}, samples, column.dataset.classes)
+    return f"{kind}-{column.name}-{settings['base']}{cdam}-{said}"
+
+
+def digest(*said: Any) -> str:
+    """Ten digits of plain values, of versions and of the commit: what other code made is not taken for ours."""
+    return hashlib.sha256(json.dumps([*said, _made_with()], sort_keys=True, default=str).encode()).hexdigest()[:10]
+
+
+@lru_cache(maxsize=1)
+def _made_with() -> list[Any]:
+    return [versions(), (commit() or {}).get("hash")]

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from cdam_fast.errors import reason_of
 from cdam_fast.evaluation.dataset import Dataset, Sample, Truth
+from cdam_fast.evaluation.reading import Read, check_workers, read_images
 from cdam_fast.segmentation import CDAMSegmenter
+from cdam_fast.segmentation.preparation import Prepared
 from cdam_fast.segmentation.result import Segmentation
 
 Record = dict[str, Any]
@@ -26,6 +28,9 @@ def records(
     dataset: Dataset,
     limit: int | None,
     of_image: Callable[[int, Segmentation, Truth], Record],
+    *,
+    workers: int | None = None,
+    on_image: Callable[[str], None] = lambda name: None,
 ) -> list[Record]:
     """The record of each image, in order; those that the folder has are not made again.
 
@@ -37,24 +42,28 @@ def records(
         dataset: of `open_dataset`.
         limit: the first so many images only.
         of_image: from an image's number, its segmentation and its truth to its record.
+        workers: as for `evaluate`.
+        on_image: hears the name of each that is done.
 
     Raises:
         ValueError: every image failed.
     """
+    workers = check_workers(workers, 1)
     samples = dataset.samples[:limit]
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "images.jsonl"
     done = _read(path)
-    todo = [(i, sample) for i, sample in enumerate(samples) if sample.name not in done]
+    numbers = {sample.name: i for i, sample in enumerate(samples)}
     with path.open("a", encoding="utf-8") as file:
-        for (i, sample), found in _outcomes(segmenter, dataset, todo):
-            if isinstance(found, Exception):
-                done[sample.name] = {FAILED: reason_of(found)}
+        for read, found in _outcomes(segmenter, dataset, [one for one in samples if one.name not in done], workers):
+            name = read.sample.name
+            if isinstance(found, str) or read.truth is None:
+                done[name] = {FAILED: found}
                 continue
-            record = of_image(i, *found)
-            done[sample.name] = record
-            file.write(json.dumps({"image": sample.name, **record}) + "\n")
+            done[name] = of_image(numbers[name], found, read.truth.numpy())
+            file.write(json.dumps({"image": name, **done[name]}) + "\n")
             file.flush()
+            on_image(name)
     every = [done[sample.name] for sample in samples]
     if every and all(FAILED in record for record in every):
         raise ValueError(f"all {len(every)} images, the first: {every[0][FAILED]}")
@@ -73,25 +82,21 @@ def _read(path: Path) -> dict[str, Record]:
 
 
 def _outcomes(
-    segmenter: CDAMSegmenter, dataset: Dataset, samples: list[tuple[int, Sample]]
-) -> Iterator[tuple[tuple[int, Sample], tuple[Segmentation, Truth] | Exception]]:
-    """Each sample's segmentation and truth, or what went wrong, as they are done."""
-    waiting: deque[tuple[tuple[int, Sample], Truth]] = deque()
-    unreadable: deque[tuple[tuple[int, Sample], Exception]] = deque()
+    segmenter: CDAMSegmenter, dataset: Dataset, samples: Sequence[Sample], workers: int
+) -> Iterator[tuple[Read, Segmentation | str]]:
+    """Each sample with its segmentation, or why there is none."""
+    waiting: deque[Read] = deque()
+    unreadable: deque[Read] = deque()
 
-    def read() -> Iterator[Any]:
-        for numbered in samples:
-            try:
-                pixels, truth = dataset.read(numbered[1])
-            except ValueError as error:
-                unreadable.append((numbered, error))
-                continue
-            waiting.append((numbered, truth))
-            yield pixels
+    def ready() -> Iterator[Prepared]:
+        for read in read_images(dataset, samples, segmenter.preparation, workers):
+            if read.image is None:
+                unreadable.append(read)
+            else:
+                waiting.append(read)
+                yield read.image
 
-    for outcome in segmenter.outcomes(read()):
-        yield from unreadable
-        unreadable.clear()
-        numbered, truth = waiting.popleft()
-        yield numbered, outcome if isinstance(outcome, Exception) else (outcome, truth)
-    yield from unreadable
+    for outcome in segmenter.outcomes(ready(), fill=True):
+        yield waiting.popleft(), reason_of(outcome) if isinstance(outcome, Exception) else outcome
+    for read in unreadable:
+        yield read, str(read.reason)

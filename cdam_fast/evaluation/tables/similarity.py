@@ -90,13 +90,21 @@ def plan_similarity(inputs: Inputs) -> Plan:
 
 def _job(inputs: Inputs, column: Column, base: str) -> Job:
     settings = inputs.settings(column, Row(base, base, cdam=False))
-    title = f"Table 17, {column.name}: {base}"
-    return Job(name_of("similarity", column, settings), title, partial(_measure, inputs, column, settings))
+    title, measure = f"Table 17, {column.name}: {base}", partial(_measure, inputs, column, settings)
+    return Job(name_of("similarity", column, settings), title, measure, inputs.images(column))
 
 
 def _measure(inputs: Inputs, column: Column, settings: dict[str, Any], folder: Path) -> dict[str, Value]:
     segmenter = inputs.segmenter(settings)
-    every = records(folder, segmenter, column.dataset, inputs.limit, partial(_of_image, segmenter, column))
+    every = records(
+        folder,
+        segmenter,
+        column.dataset,
+        inputs.limit,
+        partial(_of_image, segmenter, column),
+        workers=inputs.workers,
+        on_image=inputs.on_image,
+    )
     good = [record for record in every if FAILED not in record]
     used, failed = sum(record["triples"] > 0 for record in good), len(every) - len(good)
     count = sum(record["triples"] for record in good)

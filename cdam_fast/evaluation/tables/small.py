@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 
+from cdam_fast.evaluation.protocol import Settings
 from cdam_fast.evaluation.scenes import CLASSES, write_scenes
-from cdam_fast.evaluation.tables.inputs import ClassNames, Column, Inputs, Row
+from cdam_fast.evaluation.tables.inputs import Column, Inputs, Row
 from cdam_fast.evaluation.tables.supervised import CLASSES_FILE, write_image
 from cdam_fast.files import json_text, write_whole
 
@@ -24,19 +23,23 @@ METHOD, BASE = "tiny sclip", "sclip"
 """Whose scores and values Table 18 takes."""
 
 
-@dataclass(frozen=True)
-class ScenesSettings:
+def scenes_settings(base: str, cdam: bool, model: str | None = None) -> Settings:
     """The paper's settings with the tiny model; the bases alone are without a threshold."""
-
-    options: dict[str, Any]
-    class_names: ClassNames = field(default_factory=lambda: list(CLASSES))
-    model: str = "tiny"
-    pretrained: str | None = None
-
-
-def scenes_settings(base: str, cdam: bool) -> ScenesSettings:
-    """Of any base."""
-    return ScenesSettings({"background": "entropy" if cdam else None, "alpha": 2.5})
+    return Settings(
+        protocol=NAME,
+        dataset=NAME,
+        base=base,
+        cdam=cdam,
+        model="tiny",
+        pretrained=None,
+        activation="GELU",
+        class_names=list(CLASSES),
+        # one window at a time: a batch is filled up, and the scenes are few
+        options={"background": "entropy" if cdam else None, "alpha": 2.5, "batch_size": 1},
+        miou=None,
+        miou_source="",
+        sources={},
+    )
 
 
 def scenes_column(folder: Path, count: int = COUNT) -> Column:

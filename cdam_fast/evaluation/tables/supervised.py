@@ -17,7 +17,6 @@ is applied to the values, and the largest cosine with ``text``, or the largest a
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -33,6 +32,7 @@ from cdam_fast.errors import reason_of
 from cdam_fast.evaluation.confusion import confusion_of, iou_of_classes
 from cdam_fast.evaluation.dataset import VOID
 from cdam_fast.evaluation.tables.cells import Job, Plan, Planned, Value
+from cdam_fast.evaluation.tables.inputs import digest
 from cdam_fast.evaluation.tables.paper import paper_tables
 
 CLASSES_FILE = "classes.json"
@@ -150,10 +150,10 @@ def plan_supervised(methods: list[Method], device: torch.device, limit: int | No
 
 def _job(method: Method, device: torch.device, limit: int | None, *, cdam: bool) -> Job:
     known = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in method.images]
-    said = repr((method.classes, sorted(method.unseen), known))
-    name = f"supervised-{method.name}{'-cdam' if cdam else ''}-{hashlib.sha256(said.encode()).hexdigest()[:10]}"
+    said = digest(method.classes, sorted(method.unseen), known)
+    name = f"supervised-{method.name}{'-cdam' if cdam else ''}-{said}"
     title = f"Table 18: {method.name}{' + CDAM' if cdam else ''}"
-    return Job(name, title, lambda folder: _measure(method, device, limit, cdam=cdam))
+    return Job(name, title, lambda folder: _measure(method, device, limit, cdam=cdam), len(method.images[:limit]))
 
 
 def _measure(method: Method, device: torch.device, limit: int | None, *, cdam: bool) -> dict[str, Value]:

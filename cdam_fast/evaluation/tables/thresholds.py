@@ -146,13 +146,21 @@ def plan_thresholds(inputs: Inputs) -> Plan:
 
 def _job(inputs: Inputs, column: Column) -> Job:
     settings = inputs.settings(column, Row(EQ_4, "maskclip"))
-    title = f"Table 11, {column.name}"
-    return Job(name_of("thresholds", column, settings), title, partial(_measure, inputs, column, settings))
+    measure = partial(_measure, inputs, column, settings)
+    return Job(name_of("thresholds", column, settings), f"Table 11, {column.name}", measure, inputs.images(column))
 
 
 def _measure(inputs: Inputs, column: Column, settings: dict[str, Any], folder: Path) -> dict[str, Value]:
     segmenter = inputs.segmenter(settings)
-    every = records(folder, segmenter, column.dataset, inputs.limit, partial(_of_image, segmenter))
+    every = records(
+        folder,
+        segmenter,
+        column.dataset,
+        inputs.limit,
+        partial(_of_image, segmenter),
+        workers=inputs.workers,
+        on_image=inputs.on_image,
+    )
     failed = sum(FAILED in record for record in every)
     values = {}
     for rule in (*RULES, EQ_4):
