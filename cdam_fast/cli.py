@@ -54,10 +54,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         status = 1
         with contextlib.suppress(BrokenPipeError, streams.StreamError):
             streams.tell(f"cdam-fast: error: {error}")
-    except Stopped as stopped:
-        status = 1
-        with contextlib.suppress(BrokenPipeError, streams.StreamError):
-            streams.tell(f"cdam-fast: error: {stopped}")
     except KeyboardInterrupt:
         status = 130
     streams.abandon()
@@ -75,6 +71,9 @@ def _run(arguments: Sequence[str] | None) -> int:
         return stop.code if isinstance(stop.code, int) else 2
     except (BrokenPipeError, streams.StreamError):
         raise
+    except Stopped as stopped:
+        streams.tell(f"{name}: error: {stopped}")
+        return 1
     except UsageError as error:
         reason = str(error)
     except ImportError as error:

@@ -116,6 +116,7 @@ class Processes:
         self._group = distributed.new_group(backend="gloo", timeout=_WORK)
         try:
             self._watch = Watch(self.rank, self.count, lambda mine: self.gather(mine)[0])
+            self._watch.start()
         except OSError as error:
             raise Stopped(self._ended(reason_of(error))) from None
 
@@ -125,6 +126,16 @@ class Processes:
         assert self._watch is not None
         self._watch.leave()
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        self._part()
+
+    def _part(self) -> None:
+        """Python would end the threads of the group too late."""
+        self._group = None
+        with contextlib.suppress(RuntimeError, ValueError, AssertionError):
+            if torch.distributed.is_initialized():
+                torch.distributed.destroy_process_group()
+        if self._watch is not None:
+            self._watch.over()
 
 
 def cores() -> int:
@@ -166,6 +177,7 @@ def joined() -> Iterator[Processes]:
         if processes._watch is not None:
             processes._watch.abandon()
         signal.signal(signal.SIGTERM, signal.SIG_IGN if told.is_set() else before)
+        processes._part()
         raise
 
 

@@ -33,8 +33,9 @@ class Watch:
     def __init__(self, rank: int, count: int, agree: Callable[[list[object]], list[object]]) -> None:
         self._rank, self._count = rank, count
         self._reason: str | None = None
-        self._told, self._left = threading.Event(), threading.Event()
+        self._told, self._left, self._over = threading.Event(), threading.Event(), threading.Event()
         self._others: dict[socket.socket, int] = {}
+        self._thread = threading.Thread(target=self._run, daemon=True)
         token = secrets.token_hex(16)
         with _listening() if rank == 0 else contextlib.nullcontext() as server:
             port, token = agree([0 if server is None else server.getsockname()[1], token])  # type: ignore[assignment]
@@ -45,7 +46,10 @@ class Watch:
         agree([])
         if hasattr(os, "register_at_fork"):  # a process that reads images would hold the connections open
             os.register_at_fork(after_in_child=self._close)
-        threading.Thread(target=self._run, daemon=True).start()
+
+    def start(self) -> None:
+        """Watch from now on."""
+        self._thread.start()
 
     def _accept(self, server: socket.socket, token: str) -> None:
         server.settimeout(60)
@@ -88,7 +92,7 @@ class Watch:
         self._told.set()
         self._say(reason.encode())
         os.kill(os.getpid(), signal.SIGTERM)
-        if not self._left.wait(_SECONDS_TO_END):  # it is held up, by an exchange with whom is gone
+        if not self._over.wait(_SECONDS_TO_END):  # it is held up, by an exchange with whom is gone
             sys.stderr.write(f"cdam-fast: error: process {self._rank} of {self._count}: {reason}\n")
             sys.stderr.flush()
             os._exit(1)
@@ -104,9 +108,18 @@ class Watch:
         return self._reason
 
     def leave(self) -> None:
-        """Done, as all others are."""
+        """Done, as all others are; nobody goes before the first has heard it of each."""
+        if self._rank == 0:
+            self._thread.join(_SECONDS_TO_END)
+            self._say(_DONE)
+        else:
+            self._say(_DONE)
+            self._thread.join(_SECONDS_TO_END)
         self._left.set()
-        self._say(_DONE)
+
+    def over(self) -> None:
+        """This process has no more to do with the others."""
+        self._over.set()
 
     def abandon(self) -> None:
         """Not done: the others hear of it now."""

@@ -14,6 +14,7 @@ from cdam_fast.commands.devices import add_device, describe_device, parse_device
 from cdam_fast.commands.messages import named_errors, note
 from cdam_fast.commands.streams import tell
 from cdam_fast.models import BASES
+from cdam_fast.processes import local_device
 
 _MODEL, _PRETRAINED = "ViT-B-16", "laion2b_s34b_b88k"
 
@@ -66,14 +67,17 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     add_arithmetic(parser)
 
 
-def make_segmenter(parsed: argparse.Namespace, classes: Any, options: dict[str, Any], notes: Sequence[str] = ()) -> Any:
-    """The `CDAMSegmenter` of the options; the device is said, then the notes."""
+def make_segmenter(
+    parsed: argparse.Namespace, classes: Any, options: dict[str, Any], notes: Sequence[str] = (), *, quiet: bool = False
+) -> Any:
+    """The `CDAMSegmenter` of the options, on this process's own device; unless quiet, it is said, then the notes."""
     from cdam_fast.segmentation import CDAMSegmenter
 
-    device = parse_device(parsed.device)
-    tell(describe_device(device))
-    for line in notes:
-        note(parsed, line)
+    device = local_device(parse_device(parsed.device))
+    if not quiet:
+        tell(describe_device(device))
+        for line in notes:
+            note(parsed, line)
     with named_errors(parsed):
         return CDAMSegmenter.from_pretrained(
             parsed.model,

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import argparse
+from contextlib import nullcontext
+from pathlib import Path
 from typing import Any
 
 from cdam_fast.commands.messages import plain_messages
 from cdam_fast.commands.model_options import OF_MODEL, add_model_options, known, make_segmenter, pretrained_of
 from cdam_fast.commands.streams import say, tell
 from cdam_fast.errors import UsageError
+from cdam_fast.processes import Processes, joined
 
 
 def add_command(commands: Any) -> None:
@@ -19,7 +22,8 @@ def add_command(commands: Any) -> None:
         description="Label every pixel of photographs with one of the words that you give. Writes NAME_labels.png "
         "(a palette image, the index is the class) and NAME_overlay.png (the photograph, tinted, with a legend); NAME "
         "is the photograph's with ten digits for its folder, so that no photograph's results replace another's. "
-        "Pictures that these commands wrote are never taken as photographs.",
+        "Pictures that these commands wrote are never taken as photographs. Under torchrun each process does its "
+        "share.",
     )
     segment.add_argument("photos", nargs="+", metavar="PHOTO", help="files, folders or quoted patterns")
     segment.add_argument(
@@ -62,11 +66,11 @@ def add_command(commands: Any) -> None:
 
 def _run(parsed: argparse.Namespace) -> int:
     """The exit status: 0, or 1 where a photograph failed."""
-    with plain_messages(parsed):
-        return _segment(parsed)
+    with plain_messages(parsed), joined() as processes:
+        return _segment(parsed, processes)
 
 
-def _segment(parsed: argparse.Namespace) -> int:
+def _segment(parsed: argparse.Namespace, processes: Processes) -> int:
     from cdam_fast.commands.classes import parse_classes
     from cdam_fast.commands.photos import find_photos
     from cdam_fast.commands.progress import counted
@@ -75,7 +79,8 @@ def _segment(parsed: argparse.Namespace) -> int:
 
     classes = parse_classes(parsed.classes)
     left_out: list[str] = []
-    photos = find_photos(parsed.photos, left_out.append)
+    found = find_photos(parsed.photos, left_out.append)
+    photos = [Path(name) for name in processes.gather([str(photo) for photo in found])[0]]  # the same list for all
     out = make_folder(parsed.out)
     options = {
         "cdam": not parsed.no_cdam,
@@ -86,7 +91,8 @@ def _segment(parsed: argparse.Namespace) -> int:
         "refine": parsed.refine,
         "batch_size": parsed.batch_size,
     }
-    segmenter = make_segmenter(parsed, classes, options, left_out)
+    with processes.first_alone():
+        segmenter = make_segmenter(parsed, classes, options, left_out, quiet=not processes.first)
     settings = {
         "classes": classes,
         "model": known(parsed.model),
@@ -97,12 +103,18 @@ def _segment(parsed: argparse.Namespace) -> int:
         "augmented_prompts": not parsed.no_augmented,
         "dtype": parsed.dtype,
     }
-    with counted(len(photos), "segmenting") as on_photo:
-        outcome = run_segment(segmenter, photos, out, settings, as_json=parsed.json, on_photo=on_photo)
-    for photo, reason in outcome.failed:
-        tell(f"failed: {photo}: {reason}")
-    say(f"{len(outcome.written)} written to {out}, {len(outcome.skipped)} done before, {len(outcome.failed)} failed")
-    return 1 if outcome.failed else 0
+    share = processes.share(photos)
+    with counted(len(share), "segmenting") if processes.first else nullcontext(lambda line: None) as on_photo:
+        outcome = run_segment(segmenter, share, out, settings, as_json=parsed.json, on_photo=on_photo)
+    failed = [(str(photo), reason) for photo, reason in outcome.failed]
+    parts = processes.gather([len(outcome.written), len(outcome.skipped), failed])
+    written, skipped = (sum(part[i] for part in parts) for i in (0, 1))
+    failed = [image for part in parts for image in part[2]]
+    if processes.first:
+        for photo, reason in failed:
+            tell(f"failed: {photo}: {reason}")
+        say(f"{written} written to {out}, {skipped} done before, {len(failed)} failed")
+    return 1 if failed else 0
 
 
 def parse_background(text: str) -> str | float | None:
