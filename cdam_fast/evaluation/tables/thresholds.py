@@ -36,7 +36,7 @@ NOTES = (
     "Otsu, Lloyd and Li are scikit-image's threshold_otsu, threshold_isodata (of two levels, Lloyd's algorithm is "
     "Ridler and Calvard's) and threshold_li; Kittler, Kapur and Huang are SimpleITK's KittlerIllingworth, "
     "MaximumEntropy and Huang. The paper cites Rosenfeld & De La Torre for Lloyd and Sezan for Kittler, which are "
-    "methods of other names. No library has Pal's and Brink's cross entropies.",
+    "methods of other names. Neither library has Pal's and Brink's cross entropies.",
 )
 
 Grey = NDArray[np.uint8]
