@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from cdam_fast.commands.devices import add_device, describe_device, parse_device
-from cdam_fast.commands.messages import plain_messages
+from cdam_fast.commands.messages import named_errors, plain_messages
 from cdam_fast.commands.model_options import known
 from cdam_fast.commands.streams import say, tell
 from cdam_fast.errors import UsageError, reason_of
@@ -55,7 +55,7 @@ def add_command(commands: Any) -> None:
 
 def _run(parsed: argparse.Namespace) -> int:
     """The exit status: 0, 1 where a cell or an image failed, 130 where it was interrupted."""
-    with plain_messages(parsed):
+    with plain_messages(parsed, once=True):
         warnings.filterwarnings("ignore", message="threshold:")  # of every scene, and the report says why
         return _tables(parsed)
 
@@ -105,6 +105,14 @@ def _check(parsed: argparse.Namespace) -> None:
     for option in ("root", "scores", "model", "pretrained"):
         if parsed.small and getattr(parsed, option):
             raise UsageError(f"--{option}: takes no --small as well, which has data and a model of its own")
+    if parsed.model or parsed.pretrained:
+        from cdam_fast.evaluation import load_protocol
+        from cdam_fast.segmentation.sources import find_source
+
+        own = load_protocol("paper").settings("voc21")
+        weights = own.pretrained if parsed.model in (None, own.model) else None
+        with named_errors(parsed):  # here, and not in every cell
+            find_source(parsed.model or own.model, parsed.pretrained or weights)
 
 
 def _columns(parsed: argparse.Namespace, out: Path) -> dict[str, Any]:
@@ -208,6 +216,9 @@ def _head(parsed: argparse.Namespace, columns: dict[str, Any], interrupted: bool
         note = f"; {column.dataset.note}" if column.dataset.note else ""
         if not parsed.small:
             lines.append(f"{column.name}: {len(column.dataset.samples)} images{note}.")
+    if parsed.model or parsed.pretrained:
+        given = " ".join(filter(None, (parsed.model, parsed.pretrained)))
+        lines.append(f"{given} in place of the protocol's model or weights, but for Table 16.")
     if parsed.limit is not None and not parsed.small:
         lines.append(f"Only the first {parsed.limit} images of each data set.")
     if interrupted:

@@ -11,8 +11,10 @@ from PIL import Image
 
 from cdam_fast import cli
 from cdam_fast.commands.tables import NUMBERS
+from cdam_fast.evaluation import load_protocol
 from cdam_fast.evaluation import tables as tables_module
-from cdam_fast.evaluation.tables import comparison
+from cdam_fast.evaluation.tables import Column, Inputs, comparison
+from cdam_fast.evaluation.tables.inputs import Row
 
 ROOT = documentation.ROOT
 RESULTS = ROOT / "benchmarks" / "results" / "tables-small"
@@ -194,6 +196,20 @@ def test_a_data_set(tables, voc):
     assert "voc21: 3 images" in (tables.out / "report.md").read_text(encoding="utf-8")
 
 
+def test_the_protocols_weights_are_those_of_its_model():
+    protocol = load_protocol("paper")
+    column = Column("voc21", None, lambda base, cdam, model=None: protocol.settings("voc21", base, cdam, model=model))
+
+    def weights(given, pretrained=None, of_table=None):
+        found = Inputs({}, None, model=given, pretrained=pretrained).settings(column, Row("x", "sclip"), of_table)
+        return found["model"], found["pretrained"]
+
+    assert weights(None) == weights("ViT-B-16") == ("ViT-B-16", "laion2b_s34b_b88k")
+    assert weights(None, "openai") == ("ViT-B-16", "openai")
+    assert weights("tiny") == ("tiny", None)
+    assert weights("tiny", of_table="ViT-B-32") == ("ViT-B-32", "laion2b_s34b_b79k")
+
+
 @pytest.mark.parametrize("number", [14, 11, 17])
 def test_images_that_fail_are_counted(tables, voc, number):
     status, said, progress = tables("--root", f"voc21={voc}", "--model", "tiny", "--only", number)
@@ -243,6 +259,8 @@ def test_no_data_at_all(tables):
         (["--small", "--scores", "x"], "--scores: takes no --small as well"),
         (["--small", "--model", "tiny"], "--model: takes no --small as well"),
         (["--small", "--pretrained", "x"], "--pretrained: takes no --small as well"),
+        (["--model", "ViT-no-such"], "--model: "),
+        (["--pretrained", "no-such-tag"], "--pretrained: "),
         (["--device", "nothing"], "--device: got 'nothing', which cannot be used here"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",

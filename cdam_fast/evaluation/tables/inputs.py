@@ -45,7 +45,7 @@ class Column:
     """A data set as a column of tables.
 
     Attributes:
-        name: of the data set, or `SCENES`.
+        name: of the data set, or "scenes".
         dataset: its images.
         settings: what the protocol says of it.
         scenes: whether these are the generated scenes, which the paper has not.
@@ -84,7 +84,7 @@ class Inputs:
         columns: by name.
         device: of the models.
         limit: the first so many images of each data set; None is all.
-        model, pretrained: in place of the protocol's.
+        model, pretrained: in place of the protocol's, whose weights its own model keeps where none are given.
         files: of these, what tells other content of a file apart.
         workers: processes that read images, as for `evaluate`.
         on_image: hears the name of each image that is done.
@@ -110,7 +110,8 @@ class Inputs:
         name, weights = found.model, found.pretrained
         files: Mapping[str, Any] = {}
         if model is None and not column.scenes and (self.model or self.pretrained):
-            name, weights, files = self.model or name, self.pretrained, self.files
+            name, files = self.model or name, self.files
+            weights = self.pretrained or (weights if name == found.model else None)
         options = found.options | model_defaults(name) | dict(row.options)
         if row.fixed_threshold:
             options["background"] = column.settings(row.base, False, model).options["background"]

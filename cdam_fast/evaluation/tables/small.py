@@ -8,7 +8,7 @@ import torch
 
 from cdam_fast.evaluation.protocol import Settings
 from cdam_fast.evaluation.scenes import CLASSES, write_scenes
-from cdam_fast.evaluation.tables.inputs import Column, Inputs, Row
+from cdam_fast.evaluation.tables.inputs import Column, Inputs, Row, digest
 from cdam_fast.evaluation.tables.supervised import CLASSES_FILE, write_image
 from cdam_fast.files import json_text, write_whole
 
@@ -48,17 +48,20 @@ def scenes_column(folder: Path, count: int = COUNT) -> Column:
 
 
 def write_scores(folder: Path, inputs: Inputs, column: Column) -> None:
-    """Scores, values and text features of a base alone, as `find_methods` finds them; those that are there stay.
+    """Scores, values and text features of a base alone, as `find_methods` finds them.
 
-    The values are the base's patch features, the scores their cosines with the text features.
+    The values are the base's patch features, the scores their cosines with the text features. Those that the same code
+    wrote stay.
     """
+    settings = inputs.settings(column, Row(METHOD, BASE, cdam=False))
     folder = folder / METHOD
     folder.mkdir(parents=True, exist_ok=True)
-    write_whole(folder / CLASSES_FILE, json_text({"classes": list(CLASSES), "unseen": list(UNSEEN)}))
-    samples = column.dataset.samples[: inputs.limit]
-    if all((folder / f"{sample.name}.safetensors").is_file() for sample in samples):
+    classes = json_text({"classes": list(CLASSES), "unseen": list(UNSEEN), "made_with": digest(settings)})
+    path, samples = folder / CLASSES_FILE, column.dataset.samples[: inputs.limit]
+    there = all((folder / f"{sample.name}.safetensors").is_file() for sample in samples)
+    if there and path.is_file() and path.read_bytes() == classes:
         return
-    segmenter = inputs.segmenter(inputs.settings(column, Row(METHOD, BASE, cdam=False)))
+    segmenter = inputs.segmenter(settings)
     text, tower = segmenter.texts.class_features, segmenter.tower
     for sample in samples:
         pixels, truth = column.dataset.read(sample)
@@ -69,3 +72,4 @@ def write_scores(folder: Path, inputs: Inputs, column: Column) -> None:
             scores = segmenter.base.similarity(values, text, last.grid)
         tensors = {"scores": scores[0], "values": values[0], "text": text, "truth": torch.from_numpy(truth)}
         write_image(folder / f"{sample.name}.safetensors", {name: one.cpu() for name, one in tensors.items()})
+    write_whole(path, classes)
