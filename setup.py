@@ -45,6 +45,7 @@ setup(
         "cdam_fast.demo",
         "cdam_fast.evaluation",
         "cdam_fast.evaluation.datasets",
+        "cdam_fast.evaluation.tables",
         "cdam_fast.kernels",
         "cdam_fast.measuring",
         "cdam_fast.models",

@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import argparse
 import json
+import tempfile
 import warnings
 from pathlib import Path
 
 import torch
-from tiny_scenes import CLASSES, make_scenes
-from torchmetrics.classification import MulticlassJaccardIndex
+from tiny_scenes import CLASSES
 
 from cdam_fast import CDAMSegmenter
+from cdam_fast.evaluation import evaluate
+from cdam_fast.evaluation.scenes import write_scenes
 from cdam_fast.models import BASES
 from cdam_fast.segmentation.load import load_clip, model_defaults
 
@@ -46,23 +48,17 @@ def segmenter(model, tokenizer, base, **options):
     return CDAMSegmenter(model, tokenizer, CLASSES, base=base, **(model_defaults("tiny") | options))
 
 
-def mean_iou(made, scenes):
-    """Over the nine classes, ground included, of all pixels of all scenes; per cent."""
-    metric = MulticlassJaccardIndex(len(CLASSES))
-    images = (torch.from_numpy(scene.pixels).permute(2, 0, 1) for scene in scenes)
-    for scene, result in zip(scenes, made.iterate(images)):
-        metric.update(result.labels, torch.from_numpy(scene.labels).long())
-    return 100 * float(metric.compute())
-
-
 def table(scenes=SCENES, columns=tuple(COLUMNS), bases=tuple(BASES), model=MODEL):
-    """``{base: {column: mIoU}}``."""
+    """``{base: {column: mIoU}}``, over the nine classes, ground included, of all pixels of all scenes; per cent."""
     clip, tokenizer = load(model)
-    held_out = make_scenes(scenes, SEED)
-    with warnings.catch_warnings():
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="threshold:")
+        held_out = write_scenes(folder, scenes, SEED)
         return {
-            base: {name: mean_iou(segmenter(clip, tokenizer, base, **COLUMNS[name]), held_out) for name in columns}
+            base: {
+                name: 100 * evaluate(segmenter(clip, tokenizer, base, **COLUMNS[name]), held_out).miou
+                for name in columns
+            }
             for base in bases
         }
 

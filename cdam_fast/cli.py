@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from cdam_fast import __version__
-from cdam_fast.commands import bench, demo, env, evaluate, kernels, map, segment, streams, tune
+from cdam_fast.commands import bench, demo, env, evaluate, kernels, map, segment, streams, tables, tune
 from cdam_fast.errors import UsageError, missing_package, reason_of
 from cdam_fast.processes import Stopped
 
@@ -32,7 +32,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="cdam-fast", description="CDAM: CLIP's attention by class distributions, exact and fast.")
     parser.add_argument("--version", action="version", version=f"cdam-fast {__version__}")
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for command in (segment, map, evaluate, demo, bench, kernels, tune, env):
+    for command in (segment, map, evaluate, tables, demo, bench, kernels, tune, env):
         command.add_command(subparsers)
     return parser
 

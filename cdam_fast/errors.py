@@ -7,6 +7,7 @@ _INSTALL = {
     "matplotlib": 'pip install "cdam_fast[plot]"',
     "torchmetrics": 'pip install "cdam_fast[evaluation]"',
     "skimage": 'pip install "cdam_fast[evaluation]"',
+    "SimpleITK": 'pip install "cdam_fast[evaluation]"',
     "open_clip": "pip install open_clip_torch",
     "PIL": "pip install pillow",
 }

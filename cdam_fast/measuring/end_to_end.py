@@ -26,6 +26,8 @@ LOGIT_BUDGET = 1e-5
 """Largest error of a cosine whose map is right."""
 
 Attend = Callable[..., Tensor]
+Planned = tuple[Base, str, str, Attend]
+"""A row to be: base, step, whose map, and the map."""
 
 _TABLE_6 = {
     "VOC21": (0.017, 0.020, 0.032, 0.043, 0.043),
@@ -130,7 +132,32 @@ def run_end_to_end(options: BenchOptions, report: EndToEndReport, on_step: Calla
             options.compile == "largest" and entry.name == options.class_lists[-1].name
         )
         with torch.no_grad():
-            _measure(options, report, entry, image, compiled_eager if with_compile else None, on_step)
+            _measure(options, report, entry, image, _plan(compiled_eager if with_compile else None), on_step)
+
+
+def time_steps(
+    options: BenchOptions,
+    report: EndToEndReport,
+    entry: ClassList,
+    tower: Tower,
+    pixels: Tensor,
+    text: Tensor,
+    on_step: Callable[[str], None],
+) -> None:
+    """The rows of the paper's Tables 5 and 6 for one class list, our map alone, into report, in place.
+
+    Args:
+        options: device, batch and runs are used.
+        report: takes the rows.
+        entry: the words.
+        tower: of the model.
+        pixels: ``[B, 3, H, W]`` normalised.
+        text: ``[Q, D]`` L2-normalised, of the words in their order.
+        on_step: hears of each row and round.
+    """
+    image = _Image(tower, tower.check_pixels(pixels), text, _own_words(entry))
+    with torch.no_grad():
+        _measure(options, report, entry, image, _paper_plan(), on_step)
 
 
 def _own_words(entry: ClassList) -> int:
@@ -144,11 +171,11 @@ def _measure(
     report: EndToEndReport,
     entry: ClassList,
     image: _Image,
-    compiled: Attend | None,
+    plan: list[Planned],
     on_step: Callable[[str], None],
 ) -> None:
     rows: list[tuple[StepRow, Callable[[], Tensor]]] = []
-    for base, step, kind, attend in _plan(compiled):
+    for base, step, kind, attend in plan:
         row = StepRow(entry.name, len(entry.words), base.name, step, kind)
         report.rows.append(row)
         on_step(f"{entry.name}: {base.name} {step} {kind}")
@@ -183,11 +210,19 @@ def _measure(
         _summarise([row for row, _ in rows], options.batch)
 
 
-def _plan(compiled: Attend | None) -> list[tuple[Base, str, str, Attend]]:
-    plan: list[tuple[Base, str, str, Attend]] = []
+def _ours(base: Base) -> list[Planned]:
+    steps = STEPS if base.name == "maskclip" else (STEPS[0], STEPS[-1])
+    return [(base, step, OURS if step != STEPS[0] else "", cdam_attend) for step in steps]
+
+
+def _paper_plan() -> list[Planned]:
+    return [row for name in ("maskclip", *_TABLE_5["VOC21"]) for row in _ours(BASES[name])]
+
+
+def _plan(compiled: Attend | None) -> list[Planned]:
+    plan: list[Planned] = []
     for base in BASES.values():
-        steps = STEPS if base.name == "maskclip" else (STEPS[0], STEPS[-1])
-        plan += [(base, step, OURS if step != STEPS[0] else "", cdam_attend) for step in steps]
+        plan += _ours(base)
         if base.name == "maskclip":  # what the map adds is the same for the others
             plan += [(base, step, EAGER, reference.cdam_attend) for step in STEPS[1:]]
             plan += [(base, STEPS[-1], COMPILED, compiled)] if compiled is not None else []
