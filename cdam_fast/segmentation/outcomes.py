@@ -11,14 +11,14 @@ from typing import Union
 from torch import Tensor
 
 from cdam_fast.segmentation.result import Segmentation
-from cdam_fast.segmentation.windows import Canvas, Place
+from cdam_fast.segmentation.windows import Canvas, Place, by_shape
 
 Outcome = Union[Segmentation, Exception]
 Window = tuple[Union[Canvas, Exception], Place]
 """One to look at, or what went wrong before an image had any."""
 
-Model = Callable[[list[Tensor]], list[Tensor]]
-"""From crops ``[3, h, w]`` to the logits of each, ``[Q, h, w]``."""
+Model = Callable[[list[Tensor]], Tensor]
+"""From crops ``[3, h, w]`` of one shape to the logits of each, ``[B, Q, h', w']``."""
 
 
 def outcomes(
@@ -90,9 +90,8 @@ def _logits(windows: list[tuple[Canvas, Place]], model: Model, apart: bool, leas
     if not windows:
         return
     crops = [canvas.crop(place) for canvas, place in windows]
-    crops += crops[:1] * (least - len(crops))
     try:
-        results: list[Tensor | Exception] = [*model(crops)[: len(windows)]]
+        results: list[Tensor | Exception] = [*_filled(crops, model, least)]
     except Exception as error:
         if apart and len({id(canvas) for canvas, _ in windows}) > 1:
             if str(error).startswith("batch_size: "):
@@ -103,3 +102,10 @@ def _logits(windows: list[tuple[Canvas, Place]], model: Model, apart: bool, leas
             return
         results = [error] * len(windows)
     yield from results
+
+
+def _filled(crops: list[Tensor], model: Model, least: int) -> list[Tensor]:
+    """Of each crop; those of one shape go together, filled up with copies of one to so many at least."""
+    batches = by_shape(crops).items()
+    logits = {shape: iter(model(batch + batch[:1] * (least - len(batch)))) for shape, batch in batches}
+    return [next(logits[crop.shape]) for crop in crops]

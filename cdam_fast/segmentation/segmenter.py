@@ -28,7 +28,7 @@ from cdam_fast.segmentation.patches import PatchLogits
 from cdam_fast.segmentation.preparation import Preparation, Prepared
 from cdam_fast.segmentation.result import Segmentation
 from cdam_fast.segmentation.texts import build_texts
-from cdam_fast.segmentation.windows import Canvas, by_shape
+from cdam_fast.segmentation.windows import Canvas
 
 
 class CDAMSegmenter(PatchLogits):
@@ -284,10 +284,9 @@ class CDAMSegmenter(PatchLogits):
             )
         return canvas
 
-    def _guarded(self, crops: list[Tensor]) -> list[Tensor]:
+    def _guarded(self, crops: list[Tensor]) -> Tensor:
         try:
-            logits = {shape: iter(self._word_logits(torch.stack(batch))) for shape, batch in by_shape(crops).items()}
-            return [next(logits[crop.shape]) for crop in crops]
+            return self._word_logits(torch.stack(crops))
         except OutOfMemoryError as error:
             count = len(crops)
             advice = f"try batch_size={count // 2}" if count > 1 else "try a smaller window, dtype or model"
