@@ -70,7 +70,7 @@ class Dataset:
         truth = self.truth(sample)
         if truth.shape != tuple(pixels.shape[1:]):
             got, takes = ("x".join(map(str, shape)) for shape in (truth.shape, pixels.shape[1:]))
-            turned = ", turned by its EXIF orientation" if truth.shape == _stored_size(sample.photo) else ""
+            turned = ", turned by its EXIF orientation," if truth.shape == _stored_size(sample.photo) else ""
             raise ValueError(f"mask {sample.mask.name}: {got} pixels, and its photograph{turned} has {takes}")
         return pixels, truth
 

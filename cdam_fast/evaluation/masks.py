@@ -17,11 +17,11 @@ _ONE_CHANNEL = ("1", "L", "P", "I", "I;16", "I;16B", "I;16L")
 """Modes of Pillow's. Before 10.3 it opens a PNG of 16 bits as "I"."""
 
 _STRETCHED = {"L;2": 85, "L;4": 17}
-"""Grey of 2 and 4 bits, which Pillow stretches to 0...255: by how much."""
+"""Of a PNG with grey of 2 or 4 bits: the factor by which Pillow stretches it to 0...255."""
 
 
 def read_mask(path: Path) -> Values:
-    """Values as they are stored, whatever EXIF says: grey of 1 to 16 bits, indices of a palette, or a ``.mat`` file.
+    """The values as they are stored: grey of 1 to 16 bits, indices of a palette, or a ``.mat`` file.
 
     Raises:
         ValueError: what is wrong with the file, in one line.
@@ -39,13 +39,14 @@ def _read_image(path: Path) -> tuple[Values, str]:
     from PIL import Image
 
     with Image.open(path) as image:
-        raw = image.tile[0][3] if image.tile else None
+        stored = image.tile[0][3] if image.tile else None
         values = np.asarray(image)
         kind = f"of mode {image.mode}"
         if image.mode not in _ONE_CHANNEL:
             return values[..., None], kind
-    values = values.astype(np.uint8) if values.dtype == bool else values
-    return values // _STRETCHED.get(str(raw[0] if isinstance(raw, tuple) else raw), 1), kind
+    if isinstance(stored, str) and stored in _STRETCHED:
+        values = values // _STRETCHED[stored]
+    return values.astype(np.uint8) if values.dtype == bool else values, kind
 
 
 def _read_mat(path: Path) -> tuple[Values, str]:

@@ -33,6 +33,8 @@ DATASETS: tuple[str, ...] = tuple(_READERS)
 def open_dataset(name: str, root: str | os.PathLike[str], *, classes: str | os.PathLike[str] | None = None) -> Dataset:
     """The validation images of a data set on disk, converted for mmseg or as it is downloaded.
 
+    The names of the classes are in `cdam_fast.evaluation.datasets.classes`.
+
     ========================= ==========================================================================================
     name                      what the root has; it may be a folder above too
     ========================= ==========================================================================================

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
+from collections import Counter
 from pathlib import Path
 
 from cdam_fast.evaluation.dataset import Dataset, Sample
@@ -32,7 +33,8 @@ def custom(root: Path, class_file: Path) -> Dataset:
     photos = _files(find(root, what, _PHOTOS, "") / _PHOTOS, readable_endings() | NEEDS.keys(), "photograph")
     there = [folder for folder in _MASKS if (root / folder).is_dir()]
     if len(there) != 1:
-        raise ValueError(f"root: got {root}, takes {what}, not {'both' if there else 'neither'} of the latter")
+        found = " and ".join(there) if there else f"no {' or '.join(_MASKS)}"
+        raise ValueError(f"root: got {root}, takes {what}: there is {found}")
     masks = _files(root / there[0], _ENDINGS, "mask")
     samples = tuple(
         Sample(
@@ -54,10 +56,9 @@ def _read_classes(path: Path) -> list[list[str]]:
         words = [[one] if isinstance(one, str) else one for one in read_class_file(path)]
     except ValueError as error:
         raise ValueError(str(error).replace("class_names:", "classes:", 1)) from None
-    names = [one[0] for one in words]
-    twice = sorted({name for name in names if names.count(name) > 1}) if len(set(names)) < len(names) else []
-    if twice:
-        raise ValueError(f"classes: {path} has two classes of the name {twice[0]!r}")
+    ((name, count),) = Counter(one[0] for one in words).most_common(1)
+    if count > 1:
+        raise ValueError(f"classes: {path} has {count} classes of the name {name!r}")
     if len(words) > _MOST_CLASSES:
         raise ValueError(f"classes: {path} has {len(words)} classes, takes at most {_MOST_CLASSES}")
     return words

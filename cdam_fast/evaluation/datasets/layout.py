@@ -20,7 +20,7 @@ def meaning_of(
     """``[values]`` int16, `Dataset.meaning`.
 
     Args:
-        classes: of values the class.
+        classes: of values the class; a value of void or rest may be among them.
         void: values that count for nothing; 255 is mmseg's for every data set.
         rest: of all other values.
         values: how many there can be: 256 in 8 bits.
