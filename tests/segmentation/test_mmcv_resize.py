@@ -17,6 +17,8 @@ from torch.nn import functional
 from cdam_fast.segmentation.images import resize_to
 from cdam_fast.segmentation.resize import opencv_linear, resized_size
 
+pytestmark = pytest.mark.filterwarnings("ignore:threshold:UserWarning")
+
 RECORDED = Path(__file__).parents[1] / "data" / "opencv_resize.npz"
 """What OpenCV 4.10.0 made of `pattern` with INTER_LINEAR; 5.0.0 makes the same."""
 
