@@ -1,12 +1,18 @@
 """``amp``: most of the image tower in half precision, the map and the logits in float32."""
 
+import argparse
 import contextlib
+import json
+import math
 
+import amp_labels
+import documentation
 import pytest
 import torch
 from segmenters import every_base, photograph, segmenter
 from towers import small_model
 
+from cdam_fast.commands import evaluate
 from cdam_fast.models import BASES
 
 
@@ -56,7 +62,6 @@ def test_autocast_of_the_caller_changes_nothing(around):
     expected = made.word_logits(pixels_of(made))
     with around():
         assert torch.equal(made.word_logits(pixels_of(made)), expected)
-    assert not torch.is_autocast_cpu_enabled()
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
@@ -70,3 +75,37 @@ def test_another_dtype_is_refused(dtype):
 def test_no_flag(amp):
     with pytest.raises(TypeError, match="amp: got"):
         segmenter(amp=amp)
+
+
+# --- how many labels it changes: benchmarks/amp_labels.py
+
+
+@pytest.fixture(scope="module")
+def recorded():
+    return {row["base"]: row for row in json.loads(amp_labels.RECORDED.read_text())["rows"]}
+
+
+def test_what_is_said_is_what_was_counted(recorded):
+    counts = {base: row["changed_in_a_million"] for base, row in recorded.items()}
+    most = max(counts, key=counts.get)
+    page = (documentation.ROOT / "docs" / "command-line.md").read_text(encoding="utf-8")
+    assert (
+        f"it changed {counts['maskclip']:.0f} labels in a million (MaskCLIP) to {counts[most]:.0f} (ClearCLIP)" in page
+    )
+    assert (min(counts, key=counts.get), most) == ("maskclip", "clearclip")
+    parser = argparse.ArgumentParser()
+    evaluate.add_command(parser.add_subparsers())
+    (commands,) = (action for action in parser._actions if action.choices)
+    text = " ".join(commands.choices["evaluate"].format_help().split())
+    assert f"no label beyond {math.ceil(counts[most])} in a million" in text
+
+
+def test_half_precision_costs_no_accuracy(recorded):
+    assert all(abs(row["miou"] - row["miou_amp"]) < 1e-4 for row in recorded.values())
+
+
+@pytest.mark.slow
+def test_the_count_is_what_is_counted_again(recorded):
+    again = amp_labels.count("maskclip", scenes=8)
+    assert again["pixels"] == 8 * 224 * 224
+    assert again["changed_in_a_million"] < 5 * recorded["maskclip"]["changed_in_a_million"]
