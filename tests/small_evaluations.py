@@ -26,7 +26,7 @@ def make_segmenter(names=NAMES, **options):
         "stride": 16,
         "scales": (0.5, 1.0),
         "background": None,
-        "batch_size": 3,
+        "batch_size": 4,
         "text_features": text(words, 0),
         "augmented_text_features": text(11, 1),
     }

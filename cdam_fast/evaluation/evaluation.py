@@ -115,7 +115,8 @@ def evaluate(
 
     An image's labels depend on nothing but itself, the settings and the arithmetic of this machine: the batches of
     windows are filled up, so that the sum is the same, bit for bit, however the images are divided over runs and
-    processes of one number of threads. (On a GPU by the kernels. Out of memory, windows go in smaller batches.)
+    processes of one number of threads. Measured on CPUs, with a batch_size of 1 or a multiple of 4: of others, the
+    products of torch 1.13 round by a window's place in the batch. Out of memory, windows go in smaller batches.
 
     Args:
         segmenter: its classes are the data set's, in the same order; their words may be others.

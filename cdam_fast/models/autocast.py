@@ -1,6 +1,9 @@
-"""Blocks whose unchanged run is in half precision, by autocast."""
+"""Blocks in half precision, by autocast."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -9,10 +12,9 @@ from cdam_fast.models.blocks import Block
 
 
 class AutocastBlock(Block):
-    """A float32 block that runs under autocast: products in bfloat16 on a CPU, in float16 elsewhere.
+    """A float32 block under autocast: its products in bfloat16 on a CPU, in float16 elsewhere.
 
-    What goes in and out is float32, the residual path too; its pieces, which the last block is taken apart into, are as
-    they were.
+    What goes in and out is float32, the residual path between its pieces too.
     """
 
     def __init__(self, block: Block) -> None:
@@ -21,9 +23,7 @@ class AutocastBlock(Block):
 
     def run(self, x: Tensor) -> Tensor:
         """``[B, L, width] -> [B, L, width]``."""
-        kind = x.device.type
-        with torch.autocast(kind, dtype=torch.bfloat16 if kind == "cpu" else torch.float16):
-            return self._block.run(x).to(x.dtype)
+        return _cast(self._block.run, x)
 
     def normalise(self, x: Tensor) -> Tensor:
         """As the block's."""
@@ -31,12 +31,18 @@ class AutocastBlock(Block):
 
     def project(self, tokens: Tensor, part: str) -> Tensor:
         """As the block's."""
-        return self._block.project(tokens, part)
+        return _cast(self._block.project, tokens, part)
 
     def output(self, attended: Tensor) -> Tensor:
         """As the block's."""
-        return self._block.output(attended)
+        return _cast(self._block.output, attended)
 
     def add_mlp(self, x: Tensor) -> Tensor:
         """As the block's."""
-        return self._block.add_mlp(x)
+        return _cast(self._block.add_mlp, x)
+
+
+def _cast(method: Callable[..., Tensor], x: Tensor, *arguments: Any) -> Tensor:
+    kind = x.device.type
+    with torch.autocast(kind, dtype=torch.bfloat16 if kind == "cpu" else torch.float16):
+        return method(x, *arguments).to(x.dtype)

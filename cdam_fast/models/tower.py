@@ -106,7 +106,9 @@ class Tower:
         return other
 
     def autocast(self) -> Tower:
-        """A tower on the same weights whose blocks run in half precision; see `AutocastBlock`.
+        """A tower on the same weights whose blocks before the last are in half precision; see `AutocastBlock`.
+
+        The last one is what the base methods and the map are about, and stays as it is.
 
         Raises:
             ValueError: weights in another dtype than float32.
@@ -114,7 +116,7 @@ class Tower:
         if self.dtype != torch.float32:
             raise ValueError(f"amp: got True for a model in {self.dtype}, takes one in torch.float32")
         other = copy.copy(self)
-        other.blocks = [AutocastBlock(block) for block in self.blocks]
+        other.blocks = [*map(AutocastBlock, self.blocks[:-1]), self.blocks[-1]]
         return other
 
     def grid(self, pixels: Tensor) -> tuple[int, int]:

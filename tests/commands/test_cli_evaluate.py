@@ -66,6 +66,12 @@ def test_a_table_the_protocol_and_json(evaluate, tmp_path):
     assert result["published_miou"] is None
 
 
+def test_a_warning_is_said_once(evaluate):
+    """Nine words have little entropy: Eq. 4 is above any probability for every image."""
+    errors = evaluate()[2]
+    assert errors.count("note: threshold: ") == 1
+
+
 def test_out_goes_on(evaluate, tmp_path):
     out = tmp_path / "out"
     assert evaluate("--limit", 2, "--out", out)[0] == 0

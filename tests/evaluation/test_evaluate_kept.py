@@ -151,7 +151,7 @@ def test_images_that_failed_are_tried_again(run, dataset, out):
         ({"stride": 8}, "stride 16, not 8"),
         ({"order": "paper"}, 'order "official", not "paper"'),
         ({"cdam": False}, "cdam true, not false"),
-        ({"batch_size": 2}, "batch_size 3, not 2"),
+        ({"batch_size": 2}, "batch_size 4, not 2"),
         ({"names": ["background", "cat", "dog", "sofa"]}, "words "),
     ],
     ids=lambda value: "-".join(value) if isinstance(value, dict) else None,
