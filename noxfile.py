@@ -44,8 +44,9 @@ LEGS = (
 )
 
 LEFT_OUT: dict[tuple[str, str], tuple[str, ...]] = {
-    ("3.11", "torch2.11-triton3.6"): ("commands", "models", "segmentation"),
-    ("3.13", "newest"): ("ahead", "kernels", "models", "recipes"),
+    ("3.10", "torch2.6-triton3.2"): ("evaluation", "measuring"),
+    ("3.11", "torch2.11-triton3.6"): ("commands", "evaluation", "measuring", "models", "segmentation"),
+    ("3.13", "newest"): ("ahead", "evaluation", "kernels", "measuring", "models", "recipes"),
 }
 """Folders of tests that a leg leaves to its neighbours: 2.6 and 2.14 hold what is between them, and 3.12 has 3.13's
 torch and Triton. What a leg is there for stays: the kernels on its Triton, the command line on its Python."""
