@@ -20,7 +20,7 @@ from cdam_fast.evaluation import conditions
 from cdam_fast.evaluation.confusion import confusion_of, iou_of_classes, mean_iou
 from cdam_fast.evaluation.dataset import Dataset, Sample
 from cdam_fast.evaluation.kept import Kept, Row, difference
-from cdam_fast.evaluation.reading import Read, check_workers, read_images
+from cdam_fast.evaluation.reading import Read, check_limit, check_workers, read_images
 from cdam_fast.processes import ALONE, Processes
 from cdam_fast.segmentation import CDAMSegmenter
 from cdam_fast.segmentation.preparation import Prepared
@@ -144,8 +144,7 @@ def evaluate(
     if len(segmenter.texts.words.names) != count:
         got = len(segmenter.texts.words.names)
         raise ValueError(f"segmenter: has {got} classes, takes the {count} of {dataset.name}")
-    if limit is not None and limit < 1:
-        raise ValueError(f"limit: got {limit}, takes None or a whole number from 1")
+    limit = check_limit(limit)
     workers = check_workers(workers, processes.of_machine)
     samples = dataset.samples[:limit]
     result = Evaluation(
@@ -166,13 +165,13 @@ def evaluate(
     if out is not None:
         with processes.first_alone():
             kept = Kept(Path(out), decisive, first=processes.first)
-    done = [] if kept is None else kept.rows(samples, count)
-    processes.wait()  # nobody writes before all have read
-    known = {row.image for row in done}
-    left = [sample for sample in samples if sample.name not in known]
-    if processes.first:
-        for row in done:
+    done = set()
+    for row in [] if kept is None else kept.rows(samples, count):
+        done.add(row.image)
+        if processes.first:
             result._add(row)
+    processes.wait()  # nobody writes before all have read
+    left = [sample for sample in samples if sample.name not in done]
     result.done_before = len(done)
     run = _Run(segmenter, dataset, result, kept, strict, processes, on_image)
     try:

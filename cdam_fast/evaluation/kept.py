@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -74,23 +74,21 @@ class Kept:
         if different:
             raise ValueError(f"out: {self.folder} has results with {different}; takes another folder for these")
 
-    def rows(self, samples: Sequence[Sample], classes: int) -> list[Row]:
-        """Of the samples whose files are as they were."""
+    def rows(self, samples: Sequence[Sample], classes: int) -> Iterator[Row]:
+        """Of the samples whose files are as they were; all files are read before the first."""
         found: dict[str, dict[str, Any]] = {}
         for path in sorted(self.folder.glob(_IMAGES.format("*"))):
             for line in path.read_bytes().splitlines(keepends=True):
                 row = _parse(line)
                 if row is not None:
                     found[row["image"]] = row
-        rows = []
         for sample in samples:
             row = found.get(readable(sample.name))
             if row is not None and [row["photo"], row["mask"]] == _identity(sample):
                 confusion = torch.zeros(classes, classes, dtype=torch.int64)
                 for truth, label, count in row["counts"]:
                     confusion[truth, label] = count
-                rows.append(Row(sample.name, _identity(sample), confusion, row["seconds"]))
-        return rows
+                yield Row(sample.name, _identity(sample), confusion, row["seconds"])
 
     def add(self, row: Row, rank: int) -> None:
         """Of this process.

@@ -89,11 +89,20 @@ def _as_it_is(image: Any) -> Any:
 
 def check_workers(workers: object, processes: int) -> int:
     """A number of processes; None is one for each core that is left over, at most 4, for each process of the model."""
-    workers = plain(workers)
     if workers is None:
         return max(0, min(4, cores() // processes - 1))
-    if isinstance(workers, bool) or not isinstance(workers, int):
-        raise TypeError(f"workers: got {workers!r}, takes None or a whole number")
-    if workers < 0:
-        raise ValueError(f"workers: got {workers}, takes a whole number from 0")
-    return workers
+    return _whole("workers", workers, 0)
+
+
+def check_limit(limit: object) -> int | None:
+    """A number of images; None is all of them."""
+    return None if limit is None else _whole("limit", limit, 1)
+
+
+def _whole(name: str, value: object, least: int) -> int:
+    value = plain(value)
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name}: got {value!r}, takes None or a whole number from {least}")
+    if value < least:
+        raise ValueError(f"{name}: got {value}, takes None or a whole number from {least}")
+    return value

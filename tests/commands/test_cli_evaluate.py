@@ -107,7 +107,7 @@ def test_failed_images_are_named(given, evaluate, tmp_path, tiny):
     ("options", "message"),
     [
         (["--limit", "0"], "--limit: got 0, takes a whole number from 1"),
-        (["--workers", "-1"], "--workers: got -1, takes a whole number from 0"),
+        (["--workers", "-1"], "--workers: got -1, takes None or a whole number from 0"),
         (["--protocol", "ours"], "--protocol: "),
         (["--base", "none"], "--base: got 'none'"),
         (["--window", "97"], "--window: got 97 pixels"),

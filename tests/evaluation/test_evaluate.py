@@ -53,16 +53,18 @@ def test_limit(made, dataset, limit, images):
     assert np.array_equal(result.confusion.numpy(), restated(made, dataset.samples[:images], 4))
 
 
-@pytest.mark.parametrize("limit", [0, -1])
-def test_a_limit_that_is_none(made, dataset, limit):
-    with pytest.raises(ValueError, match=f"limit: got {limit}, takes None or a whole number from 1"):
+@pytest.mark.parametrize(
+    ("limit", "error"), [(0, ValueError), (-1, ValueError), (1.5, TypeError), ("3", TypeError), (True, TypeError)]
+)
+def test_a_limit_that_is_none(made, dataset, limit, error):
+    with pytest.raises(error, match=f"limit: got {limit!r}, takes None or a whole number from 1"):
         evaluate(made, dataset, limit=limit)
 
 
 @pytest.mark.parametrize(
     ("workers", "error", "message"),
     [
-        (-1, ValueError, "workers: got -1, takes a whole number from 0"),
+        (-1, ValueError, "workers: got -1, takes None or a whole number from 0"),
         ("2", TypeError, "workers: got '2'"),
         (True, TypeError, "workers: got True"),
     ],
