@@ -11,7 +11,7 @@ import torch
 from cdam_fast import cli
 from cdam_fast.commands import bench_peers, devices
 from cdam_fast.errors import UsageError
-from cdam_fast.measuring import durations, peer_bench, peer_table, peers
+from cdam_fast.measuring import peer_bench, peer_table, peers
 from cdam_fast.measuring.measure import COMPILED, EAGER
 
 CPU = torch.device("cpu")
@@ -222,14 +222,6 @@ def test_memory_is_that_of_any_allocator():
         pytest.skip("no peak here")
     memory, *_ = peer_bench._measured(lambda: np.ones(5_000_000).sum() + float(torch.ones(5_000_000).sum()), CPU)
     assert 39e6 < memory < 62e6
-
-
-def test_the_estimate_grows_with_the_work():
-    some = [peer for peer in peers.PEERS if peer.own and "cpu" in peer.devices]
-    small = peer_bench.PeerOptions(((4, 4),), (20,), CPU, 30, "none")
-    large = dataclasses.replace(small, grids=((4, 4), (28, 28)), classes=(20, 300))
-    assert 0 < durations.of_peers(small, some) < durations.of_peers(large, some)
-    assert durations.of_peers(dataclasses.replace(small, compile="all"), some) > 60
 
 
 # --- the command
