@@ -121,11 +121,9 @@ class Processes:
             raise Stopped(self._ended(reason_of(error))) from None
 
     def _leave(self) -> None:
-        """All are done; what the agent of torchrun says from here on is late."""
-        self.wait()
+        """All are done."""
         assert self._watch is not None
         self._watch.leave()
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
         self._part()
 
     def _part(self) -> None:
@@ -147,11 +145,15 @@ ALONE = Processes()
 
 
 @contextlib.contextmanager
-def joined() -> Iterator[Processes]:
+def joined(*, at_the_end: bool = False) -> Iterator[Processes]:
     """All processes of a run of torchrun, at whose end they wait for each other; `ALONE` where there is just one.
 
     Where one of them ends otherwise, by an exception, ``sys.exit`` or a signal, each other one gets `Stopped` within
     seconds. For a main thread. The counts go by gloo, on the CPU.
+
+    Args:
+        at_the_end: whether this process ends right afterwards. SIGTERM is then ignored, which torchrun sends as soon as
+            one process has ended with another status than 0.
 
     Raises:
         UsageError: RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT that are none, or under which nobody answers.
@@ -172,6 +174,8 @@ def joined() -> Iterator[Processes]:
     try:
         processes._join()
         yield processes
+        processes.wait()
+        signal.signal(signal.SIGTERM, signal.SIG_IGN if at_the_end else before)  # before anyone else can end
         processes._leave()
     except BaseException:
         if processes._watch is not None:

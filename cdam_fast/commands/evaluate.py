@@ -82,7 +82,7 @@ def add_command(commands: Any) -> None:
 def _run(parsed: argparse.Namespace) -> int:
     """The exit status: 0, or 1 where an image failed."""
     try:
-        with plain_messages(parsed, once=True), joined() as processes:
+        with plain_messages(parsed, once=True), joined(at_the_end=True) as processes:
             return _evaluate(parsed, processes)
     except (KeyboardInterrupt, Stopped):
         if parsed.out is not None:
@@ -91,6 +91,8 @@ def _run(parsed: argparse.Namespace) -> int:
 
 
 def _evaluate(parsed: argparse.Namespace, processes: Processes) -> int:
+    import torchmetrics  # noqa: F401 - said before any work
+
     from cdam_fast.commands.evaluation_table import protocol_lines, table
     from cdam_fast.commands.protocol_options import chosen_segmenter, described
     from cdam_fast.evaluation import ImageFailedError, evaluate

@@ -66,7 +66,7 @@ def add_command(commands: Any) -> None:
 
 def _run(parsed: argparse.Namespace) -> int:
     """The exit status: 0, or 1 where a photograph failed."""
-    with plain_messages(parsed), joined() as processes:
+    with plain_messages(parsed), joined(at_the_end=True) as processes:
         return _segment(parsed, processes)
 
 
