@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -45,7 +45,11 @@ class _Reader(torch.utils.data.Dataset[Read]):
         return len(self._samples)
 
     def __getitem__(self, index: int) -> Read:
-        sample = self._samples[index]
+        """With arrays for tensors."""
+        read = self.read(self._samples[index])
+        return read._replace(image=read.image and _each(read.image, _to_array), truth=_to_array(read.truth))
+
+    def read(self, sample: Sample) -> Read:
         try:
             identity = identity_of(sample)  # before the files are read: one that changes meanwhile is read again
         except OSError:
@@ -70,7 +74,7 @@ def read_images(dataset: Dataset, samples: Sequence[Sample], prepare: Preparatio
     workers = min(workers, len(samples))
     if workers == 0:
         for index in range(len(samples)):
-            yield reader[index]
+            yield reader.read(samples[index])
         return
     loader: Any = torch.utils.data.DataLoader(
         reader,
@@ -80,7 +84,21 @@ def read_images(dataset: Dataset, samples: Sequence[Sample], prepare: Preparatio
         collate_fn=_as_it_is,
         generator=torch.Generator(),  # the caller's is left alone
     )
-    yield from loader
+    # arrays go through a pipe; a tensor takes an open file, and memory of /dev/shm, which some systems are short of
+    for read in loader:
+        yield read._replace(image=read.image and _each(read.image, _to_tensor), truth=_to_tensor(read.truth))
+
+
+def _each(image: Prepared, convert: Callable[[Any], Any]) -> Prepared:
+    return image._replace(pixels=convert(image.pixels), image=convert(image.image))
+
+
+def _to_array(value: Any) -> Any:
+    return value.numpy() if isinstance(value, Tensor) else value
+
+
+def _to_tensor(value: Any) -> Any:
+    return value if value is None else torch.from_numpy(value)
 
 
 def _as_it_is(image: Any) -> Any:

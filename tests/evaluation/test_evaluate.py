@@ -12,7 +12,7 @@ from small_evaluations import NAMES, make_segmenter, restated, write
 from spawned import finish, start
 
 import cdam_fast
-from cdam_fast.evaluation import ImageFailedError, evaluate
+from cdam_fast.evaluation import ImageFailedError, evaluate, reading
 from cdam_fast.evaluation.conditions import commit
 
 
@@ -168,6 +168,14 @@ def test_a_process_that_reads_and_dies(made, dataset, tmp_path):
     result = evaluate(made, dataset, out=tmp_path / "out", workers=0)
     assert (result.images, result.failed) == (7, [])
     assert np.array_equal(result.confusion.numpy(), restated(made, dataset.samples, 4))
+
+
+@pytest.mark.parametrize("refine", [False, True])
+def test_what_goes_from_process_to_process_is_no_tensor(made, dataset, refine):
+    """A tensor would take an open file and memory of /dev/shm, which some systems are short of."""
+    read = reading._Reader(dataset, dataset.samples, made.preparation._replace(refine=refine))[0]
+    assert [type(part) for part in (read.image.pixels, read.truth)] == [np.ndarray] * 2
+    assert isinstance(read.image.image, np.ndarray if refine else type(None))
 
 
 @pytest.mark.parametrize("long_side", [None, 64], ids=["windows of one size", "two below it"])
