@@ -178,10 +178,12 @@ def joined(*, at_the_end: bool = False) -> Iterator[Processes]:
         signal.signal(signal.SIGTERM, signal.SIG_IGN if at_the_end else before)  # before anyone else can end
         processes._leave()
     except BaseException:
+        stopped = told.is_set()
+        told.set()  # on its way out already, so nobody else's end takes the place of its own reason
         if processes._watch is not None:
             processes._watch.abandon()
-        signal.signal(signal.SIGTERM, signal.SIG_IGN if told.is_set() else before)
         processes._part()
+        signal.signal(signal.SIGTERM, signal.SIG_IGN if stopped or at_the_end else before)
         raise
 
 

@@ -118,8 +118,10 @@ class Watch:
         self._left.set()
 
     def over(self) -> None:
-        """Nothing more is to do with the others."""
+        """Nothing more is to do with the others, and from here on nothing comes of them."""
         self._over.set()
+        if self._thread.is_alive():
+            self._thread.join(2)
 
     def abandon(self) -> None:
         """Not done: the others hear of it now."""

@@ -43,6 +43,16 @@ env._run = run
 sys.exit(main(["env"]))
 """
 
+OWN_REASONS = """
+from cdam_fast.processes import Stopped, joined
+try:
+    with joined(at_the_end=True) as group:
+        group.wait()
+        raise ValueError(f"process {group.rank} by itself")
+except (ValueError, Stopped) as error:
+    print(error)
+"""
+
 
 def test_alone():
     with processes.joined() as group:
@@ -132,3 +142,11 @@ def test_one_that_ends_ends_all_with_a_message(dying, what, statuses):
         else:
             assert status == 1
             assert errors.endswith(f"cdam-fast env: error: process {rank} of 3: process {dying} has ended\n"), errors
+
+
+@pytest.mark.slow
+def test_those_that_end_at_once_each_have_a_reason():
+    ends = finish(start(3, "-c", OWN_REASONS))
+    assert [status for status, _, _ in ends] == [0, 0, 0], ends
+    for rank, (_, printed, _) in enumerate(ends):
+        assert f"process {rank}" in printed, ends
