@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import os
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -82,6 +85,7 @@ def read_images(dataset: Dataset, samples: Sequence[Sample], prepare: Preparatio
         num_workers=workers,
         prefetch_factor=_AHEAD,
         collate_fn=_as_it_is,
+        worker_init_fn=_end_with_the_parent,
         generator=torch.Generator(),  # the caller's is left alone
     )
     # arrays go through a pipe; a tensor takes an open file, and memory of /dev/shm, which some systems are short of
@@ -99,6 +103,18 @@ def _to_array(value: Any) -> Any:
 
 def _to_tensor(value: Any) -> Any:
     return value if value is None else torch.from_numpy(value)
+
+
+def _end_with_the_parent(worker: int) -> None:
+    """A process would wait without an end for someone to take its image, where the one that reads it was killed."""
+
+    def wait() -> None:
+        parent = multiprocessing.parent_process()
+        if parent is not None:
+            parent.join()
+            os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def _as_it_is(image: Any) -> Any:
