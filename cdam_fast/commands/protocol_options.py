@@ -89,13 +89,13 @@ def choose(parsed: argparse.Namespace, dataset: Dataset) -> Chosen:
     base = parsed.base if parsed.base in protocol.bases else protocol.bases[0]
     model = parsed.model if parsed.model in protocol.models else protocol.models[0]
     settings = _settings(protocol, dataset, parsed, base, model)
-    options, different = dict(settings.options), []
-    if parsed.model is not None and parsed.model != model:
+    different = []
+    pretrained = settings.pretrained
+    if parsed.model not in (None, model):
         different.append(f"model {parsed.model}")
         model, pretrained = parsed.model, None
-        options |= {name: value for name, value in model_defaults(model).items() if name in _SIDES}
-    else:
-        pretrained = settings.pretrained
+    own = {name: value for name, value in model_defaults(model).items() if name in _SIDES and model != settings.model}
+    options = settings.options_for(model) | own
     if parsed.pretrained not in (None, settings.pretrained):
         different.append(f"weights {parsed.pretrained}")
     if parsed.base not in (None, base):

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Union
 
 from cdam_fast.evaluation.datasets.classes import CLASSES
-from cdam_fast.evaluation.protocol_file import NOT_OPTIONS, Published, Rule, read_protocol
+from cdam_fast.evaluation.protocol_file import NOT_OPTIONS, OF_THE_MODEL, Published, Rule, read_protocol
 from cdam_fast.segmentation.options import check_flag
 
 PROTOCOLS = ("paper", "released", "sclip")
@@ -50,6 +50,11 @@ class Settings:
     miou: float | None
     miou_source: str
     sources: dict[str, str] = field(repr=False)
+
+    def options_for(self, model: str) -> dict[str, Any]:
+        """The options; for another model than its own without mean and deviation of the pixels, which it has too."""
+        left_out = () if model == self.model else OF_THE_MODEL
+        return {name: value for name, value in self.options.items() if name not in left_out}
 
     def as_json(self) -> dict[str, Any]:
         """Plain values, a list of words for each class; without the sources, which are the protocol's."""

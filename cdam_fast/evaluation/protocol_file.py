@@ -26,6 +26,8 @@ SETTINGS: dict[str, tuple[type | None, ...]] = {
     "background_class": (int, None),
     "order": (str,),
     "refine": (bool,),
+    "image_mean": (list,),
+    "image_std": (list,),
     "threshold_over": (str,),
     "alpha": (float, None),
     "area_threshold": (float, None),
@@ -42,6 +44,9 @@ NEEDED = tuple(SETTINGS)[: tuple(SETTINGS).index("refine") + 1]
 
 NOT_OPTIONS = ("pretrained", "activation", "words")
 """What is no argument of `CDAMSegmenter` by that name."""
+
+OF_THE_MODEL = ("image_mean", "image_std")
+"""What another model than the protocol's has of its own."""
 
 _SCOPES = ("models", "datasets", "bases")
 _TYPES: dict[Any, str] = {

@@ -66,6 +66,15 @@ def test_a_table_the_protocol_and_json(evaluate, tmp_path):
     assert result["published_miou"] is None
 
 
+def test_another_model_gets_its_own_pixels(evaluate, tmp_path):
+    status, _, errors = evaluate("--protocol", "released", "--limit", 1, "--json", tmp_path / "a.json")
+    assert status == 0, errors
+    settings = json.loads((tmp_path / "a.json").read_text())["settings"]
+    assert settings["image_std"] == pytest.approx([0.26862954, 0.26130258, 0.27577711], abs=1e-7)
+    released = load_protocol("released").settings("voc21").options["image_std"]
+    assert settings["image_std"] != pytest.approx(released, abs=1e-7)
+
+
 def test_a_warning_is_said_once(evaluate):
     """Nine words have little entropy: Eq. 4 is above any probability for every image."""
     errors = evaluate()[2]

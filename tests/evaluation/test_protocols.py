@@ -93,6 +93,31 @@ def test_a_segmenter_takes_the_options(settings):
     assert json.loads(json.dumps(settings.as_json())) == settings.as_json()
 
 
+LEVELS = {"image_mean": (122.771, 116.746, 104.094), "image_std": (68.501, 66.632, 70.323)}
+"""Of 255, in the code of CDAM, SCLIP and ClearCLIP."""
+
+
+@every
+@pytest.mark.filterwarnings("ignore:class_names. in two classes. 'bed':UserWarning")
+def test_pixels_are_normalised_as_in_the_code(settings):
+    pixels = torch.randint(0, 256, (3, 5, 7), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    made = segmenter_of(settings).normalise(pixels.float() / 255)
+    mean, deviation = (torch.tensor(LEVELS[name], dtype=torch.float64).view(3, 1, 1) for name in LEVELS)
+    # CLIP's own numbers, which are the paper's, differ from the rounded ones by 1e-5
+    near = 2e-5 if settings.protocol == "paper" else 1e-6
+    torch.testing.assert_close(made.double(), (pixels - mean) / deviation, rtol=0, atol=near)
+
+
+@pytest.mark.parametrize("name", ["released", "sclip"])
+def test_another_model_keeps_its_own_mean_and_deviation(name):
+    settings = load_protocol(name).settings("voc21")
+    assert settings.options_for(settings.model) == settings.options
+    for model in ("ViT-B-32", "tiny", "hf-hub:timm/ViT-B-16-SigLIP"):
+        assert settings.options_for(model) == {
+            option: value for option, value in settings.options.items() if option not in LEVELS
+        }
+
+
 @every
 def test_words_are_in_the_order_of_the_data_set(settings):
     renamed = {  # what the words of a class may be beside its name, spaces and dashes aside

@@ -112,7 +112,7 @@ class Inputs:
         if model is None and not column.scenes and (self.model or self.pretrained):
             name, files = self.model or name, self.files
             weights = self.pretrained or (weights if name == found.model else None)
-        options = found.options | model_defaults(name) | dict(row.options)
+        options = found.options_for(name) | model_defaults(name) | dict(row.options)
         if row.fixed_threshold:
             options["background"] = column.settings(row.base, False, model).options["background"]
         return {
