@@ -75,9 +75,9 @@ class Processes:
         """What each process has, in order, on each of them; plain values, as JSON keeps them."""
         if self.count == 1:
             return [value]
-        content = torch.tensor(list(json.dumps(value).encode()), dtype=torch.uint8)
+        content = torch.tensor(list(json.dumps(value).encode()), dtype=torch.uint8, device="cpu")
         with self._meeting():
-            sizes = [int(size) for size in self._all(torch.tensor([len(content)]))]
+            sizes = [int(size) for size in self._all(torch.tensor([len(content)], device="cpu"))]
             rows = self._all(torch.nn.functional.pad(content, (0, max(sizes) - len(content))))
         return [json.loads(bytes(row[:size].tolist())) for row, size in zip(rows, sizes)]
 
@@ -172,7 +172,8 @@ def _interruptible(exchange: Callable[[], Result], *, said_late: str = "") -> Re
     thread.start()
     thread.join(_SILENCE)
     if said_late and thread.is_alive():
-        print(said_late, file=sys.stderr, flush=True)
+        sys.stderr.write(f"{said_late}\n")
+        sys.stderr.flush()
     while thread.is_alive():
         thread.join(1)
     if failure:
