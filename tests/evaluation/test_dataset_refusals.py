@@ -41,6 +41,16 @@ def test_a_root_that_is_no_folder(name, tmp_path):
     assert refusal(name, tmp_path / "file", **options) == f"root: {tmp_path / 'file'} is a file, takes a folder"
     missing = tmp_path / "nowhere"
     assert refusal(name, missing, **options) == f"root: {missing} is not there, takes a folder"
+    assert refusal(name, "", **options) == "root: got an empty name, takes a folder"  # of a variable that is not set
+
+
+def test_a_root_at_home(tmp_path, monkeypatch):
+    trees.custom(tmp_path / "data")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    opened = open_dataset("custom", "~/data", classes=tmp_path / "data/classes.txt")
+    assert opened.samples[0].photo.is_relative_to(tmp_path)
+    assert refusal("voc21", "~/nowhere").startswith(f"root: {tmp_path / 'nowhere'} is not there")
 
 
 @pytest.mark.parametrize(
