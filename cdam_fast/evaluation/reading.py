@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import multiprocessing
+import sys
+import types
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -80,7 +84,26 @@ def read_images(dataset: Dataset, samples: Sequence[Sample], prepare: Preparatio
         collate_fn=_as_it_is,
         generator=torch.Generator(),  # the caller's is left alone
     )
-    yield from loader
+    with _starting(dataset):
+        images = iter(loader)
+    yield from images
+
+
+@contextlib.contextmanager
+def _starting(dataset: Dataset) -> Iterator[None]:
+    """Processes that depend on nothing of the caller's: not on a default device of PyTorch's, and not on the script.
+
+    One that is not forked would run the script again first, up to its own evaluation where nothing guards it.
+    """
+    caller = sys.modules["__main__"]
+    needed = multiprocessing.get_start_method() == "fork" or type(dataset).__module__ == "__main__"
+    device: Any = torch.device("cpu") if hasattr(torch, "set_default_device") else contextlib.nullcontext()
+    with device:
+        try:
+            sys.modules["__main__"] = caller if needed else types.ModuleType("__main__")
+            yield
+        finally:
+            sys.modules["__main__"] = caller
 
 
 def _as_it_is(image: Any) -> Any:
