@@ -134,8 +134,9 @@ def evaluate(
 
     Raises:
         TypeError, ValueError: an argument that is wrong, by name; another number of classes; a folder with something
-            else in it, with results of other settings, or that another run works in. RuntimeError: a process that reads images has ended, a folder
-            that cannot be written on. ImageFailedError: strict, and one has. UsageError: processes that differ.
+            else in it, with results of other settings, or that another run works in. RuntimeError: a process that
+            reads images has ended, a folder that cannot be written on. ImageFailedError: strict, and one has.
+            UsageError: processes that differ.
         ModuleNotFoundError: no torchmetrics.
     """
     import torchmetrics  # noqa: F401 - said before any work

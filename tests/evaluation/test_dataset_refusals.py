@@ -45,6 +45,7 @@ def test_a_root_that_is_no_folder(name, tmp_path):
 
 
 def test_a_root_at_home(tmp_path, monkeypatch):
+    (tmp_path / "data").mkdir()
     trees.custom(tmp_path / "data")
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("USERPROFILE", str(tmp_path))
@@ -132,8 +133,9 @@ def test_a_folder_that_may_not_be_read(tmp_path, monkeypatch):
         (b"a\n\n../../b\n", "line 3: got '../../b'"),
         (b"a\nb\r\n\na \n", "line 4: a is in line 1 already"),
         (b"a\n\xff\xfe\n", "cannot read"),
+        (b"a\n2007_000033.JPG\n", "line 2: got 2007_000033.JPG, takes a name without its ending"),
     ],
-    ids=["empty", "blank", "two-columns", "absolute", "above", "twice", "no-text"],
+    ids=["empty", "blank", "two-columns", "absolute", "above", "twice", "no-text", "ending"],
 )
 def test_lists(content, named, tmp_path):
     path = trees.voc(tmp_path).root / "ImageSets" / "Segmentation" / "val.txt"
