@@ -93,6 +93,8 @@ def _run(parsed: argparse.Namespace) -> int:
 
 
 def _evaluate(parsed: argparse.Namespace, processes: Processes) -> int:
+    import torchmetrics  # noqa: F401 - said before any work
+
     from cdam_fast.commands.evaluation_table import protocol_lines, table
     from cdam_fast.commands.protocol_options import chosen_segmenter, described
     from cdam_fast.evaluation import ImageFailedError, evaluate
