@@ -6,8 +6,9 @@ import contextlib
 import json
 import os
 import signal
+import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
 from typing import Any, TypeVar
 
@@ -18,12 +19,16 @@ from cdam_fast.errors import UsageError, reason_of
 from cdam_fast.watch import Watch
 
 Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 _VARIABLES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 """All of them are there where torchrun, or whoever does its work, has started several processes."""
 
 _JOIN, _WORK = timedelta(minutes=10), timedelta(days=365)
 """How long to wait for processes that start, and for those at work: their end is seen by `Watch`."""
+
+_SILENCE = 20
+"""Seconds of waiting for processes that start, after which it is said."""
 
 
 class Stopped(BaseException):
@@ -63,22 +68,24 @@ class Processes:
         total = counts.clone()
         if self.count > 1:
             with self._meeting():
-                torch.distributed.all_reduce(total, group=self._group)
+                _interruptible(lambda: torch.distributed.all_reduce(total, group=self._group))
         return total
 
     def gather(self, value: Any) -> list[Any]:
         """What each process has, in order, on each of them; plain values, as JSON keeps them."""
         if self.count == 1:
             return [value]
-        content = torch.tensor(list(json.dumps(value).encode()), dtype=torch.uint8)
-        sizes = [torch.zeros(1, dtype=torch.int64) for _ in range(self.count)]
+        content = torch.tensor(list(json.dumps(value).encode()), dtype=torch.uint8, device="cpu")
         with self._meeting():
-            torch.distributed.all_gather(sizes, torch.tensor([len(content)]), group=self._group)
-            longest = int(torch.cat(sizes).max())
-            rows = [torch.zeros(longest, dtype=torch.uint8) for _ in range(self.count)]
-            padded = torch.nn.functional.pad(content, (0, longest - len(content)))
-            torch.distributed.all_gather(rows, padded, group=self._group)
-        return [json.loads(bytes(row[: int(size)].tolist())) for row, size in zip(rows, sizes)]
+            sizes = [int(size) for size in self._all(torch.tensor([len(content)], device="cpu"))]
+            rows = self._all(torch.nn.functional.pad(content, (0, max(sizes) - len(content))))
+        return [json.loads(bytes(row[:size].tolist())) for row, size in zip(rows, sizes)]
+
+    def _all(self, mine: Tensor) -> list[Tensor]:
+        """Each process's, of one shape."""
+        rows = [torch.zeros_like(mine) for _ in range(self.count)]
+        _interruptible(lambda: torch.distributed.all_gather(rows, mine, group=self._group))
+        return rows
 
     def wait(self) -> None:
         """For all others to be here."""
@@ -109,11 +116,18 @@ class Processes:
         distributed = torch.distributed
         if not distributed.is_available():
             raise UsageError("WORLD_SIZE: this PyTorch has no torch.distributed, takes one process")
+        _port()
+        place = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+        waiting = f"{self.name} waits for the others, whom RANK and WORLD_SIZE tell of, at {place}"
         try:
-            distributed.init_process_group("gloo", rank=self.rank, world_size=self.count, timeout=_JOIN)
+            _interruptible(
+                lambda: distributed.init_process_group("gloo", rank=self.rank, world_size=self.count, timeout=_JOIN),
+                said_late=f"{waiting}, {_JOIN.seconds // 60} min at most",
+            )
         except (RuntimeError, ValueError) as error:
-            raise UsageError(f"MASTER_ADDR: {self.name} cannot meet the others: {reason_of(error)}") from None
-        self._group = distributed.new_group(backend="gloo", timeout=_WORK)
+            reason = f"{self.name} cannot meet the others at {place}: {reason_of(error)}"
+            raise UsageError(f"MASTER_ADDR, MASTER_PORT: {reason}") from None
+        self._group = _interruptible(lambda: distributed.new_group(backend="gloo", timeout=_WORK))
         try:
             self._watch = Watch(self.rank, self.count, lambda mine: self.gather(mine)[0])
             self._watch.start()
@@ -134,6 +148,35 @@ class Processes:
                 torch.distributed.destroy_process_group()
         if self._watch is not None:
             self._watch.over()
+
+
+def _interruptible(exchange: Callable[[], Result], *, said_late: str = "") -> Result:
+    """What PyTorch does in a thread of its own: it waits without an end, and this one hears signals meanwhile.
+
+    Args:
+        exchange: what it is.
+        said_late: a line for standard error, once it takes long.
+    """
+    outcome: list[Result] = []
+    failure: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            outcome.append(exchange())
+        except BaseException as error:
+            failure.append(error)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    thread.join(_SILENCE)
+    if said_late and thread.is_alive():
+        sys.stderr.write(f"{said_late}\n")
+        sys.stderr.flush()
+    while thread.is_alive():
+        thread.join(1)
+    if failure:
+        raise failure[0]
+    return outcome[0]
 
 
 def cores() -> int:
@@ -197,6 +240,11 @@ def _of_environment() -> tuple[int, int]:
     return rank, count
 
 
+def _port() -> None:
+    if not 0 < _whole("MASTER_PORT") < 65536:
+        raise UsageError(f"MASTER_PORT: got {os.environ['MASTER_PORT']}, takes a whole number from 1 to 65535")
+
+
 def _whole(name: str) -> int:
     try:
         return int(os.environ[name])
@@ -210,4 +258,4 @@ def local_device(device: torch.device) -> torch.device:
     if count == 1 or device.index is not None or device.type not in ("cuda", "xpu"):
         return device
     there = getattr(torch, device.type).device_count()
-    return torch.device(device.type, int(os.environ.get("LOCAL_RANK") or rank) % max(1, there))
+    return torch.device(device.type, (_whole("LOCAL_RANK") if os.environ.get("LOCAL_RANK") else rank) % max(1, there))

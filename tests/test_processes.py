@@ -1,6 +1,7 @@
 """Work on several processes: shares, sums, and the end of one of them."""
 
 import signal
+import socket
 import time
 
 import pytest
@@ -54,6 +55,25 @@ except (ValueError, Stopped) as error:
 """
 
 
+WAITING = """
+import sys, time
+from cdam_fast import processes
+from cdam_fast.cli import main
+from cdam_fast.commands import env
+
+def run(parsed):
+    with processes.joined() as group:
+        if group.first:
+            print("at work", file=sys.stderr, flush=True)
+            group.wait()
+        time.sleep(100)
+
+processes._SILENCE = 1
+env._run = run
+sys.exit(main(["env"]))
+"""
+
+
 def test_alone():
     with processes.joined() as group:
         assert group is ALONE
@@ -81,8 +101,11 @@ def test_each_item_is_in_one_share(count):
         ({"WORLD_SIZE": "many"}, "WORLD_SIZE: got 'many', takes a whole number"),
         ({"RANK": "2"}, "RANK: got 2, takes a whole number from 0 to below WORLD_SIZE, 2"),
         ({"RANK": "-1"}, "RANK: got -1, takes"),
+        ({"MASTER_PORT": "http"}, "MASTER_PORT: got 'http', takes a whole number"),
+        ({"MASTER_PORT": "65536"}, "MASTER_PORT: got 65536, takes a whole number from 1 to 65535"),
+        ({"MASTER_PORT": "0"}, "MASTER_PORT: got 0, takes"),
     ],
-    ids=["rank", "count", "too large", "negative"],
+    ids=["rank", "count", "too large", "negative", "no port", "no such port", "any port"],
 )
 def test_variables_that_are_none(monkeypatch, changed, message):
     for name, value in (VARIABLES | changed).items():
@@ -112,6 +135,24 @@ def test_devices_are_divided(monkeypatch):
     assert processes.local_device(torch.device("cuda")) == torch.device("cuda:1")  # 5 of 4
     monkeypatch.delenv("RANK")
     assert processes.local_device(torch.device("cuda")) == torch.device("cuda")
+
+
+def test_a_device_number_that_is_none(monkeypatch):
+    for name, value in (VARIABLES | {"LOCAL_RANK": "first"}).items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UsageError, match="LOCAL_RANK: got 'first', takes a whole number"):
+        processes.local_device(torch.device("cuda"))
+
+
+def test_a_port_that_is_taken(monkeypatch):
+    with socket.create_server(("", 0)) as other:
+        port = str(other.getsockname()[1])
+        for name, value in (VARIABLES | {"MASTER_PORT": port}).items():
+            monkeypatch.setenv(name, value)
+        with pytest.raises(UsageError) as caught, processes.joined():
+            pass
+    said = f"MASTER_ADDR, MASTER_PORT: process 0 of 2 cannot meet the others at localhost:{port}: "
+    assert str(caught.value).startswith(said)
 
 
 def test_three_processes_sum_and_share():
@@ -150,3 +191,28 @@ def test_those_that_end_at_once_each_have_a_reason():
     assert [status for status, _, _ in ends] == [0, 0, 0], ends
     for rank, (_, printed, _) in enumerate(ends):
         assert f"process {rank}" in printed, ends
+
+
+def test_one_that_waits_for_another_hears_ctrl_c():
+    running = start(2, "-c", WAITING)
+    assert running[0].stderr.readline() == "at work\n"
+    time.sleep(1)
+    begin = time.monotonic()
+    running[0].send_signal(signal.SIGINT)
+    (status, _, _), (other, _, errors) = finish(running)
+    assert time.monotonic() - begin < 20
+    assert (status, other) == (130, 1)
+    assert errors.endswith("error: process 1 of 2: process 0 has ended\n")
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 1)], ids=["Ctrl-C", "torchrun"])
+def test_one_whose_others_never_come_says_so_and_can_be_ended(number, status):
+    waiting, other = start(2, "-c", WAITING)
+    other.kill()  # before it has imported anything
+    said = waiting.stderr.readline()
+    assert said.startswith("process 0 of 2 waits for the others, whom RANK and WORLD_SIZE tell of, at localhost:")
+    begin = time.monotonic()
+    waiting.send_signal(number)
+    (got, _, _), _ = finish([waiting, other])
+    assert time.monotonic() - begin < 20
+    assert got == status

@@ -85,7 +85,9 @@ def _run(parsed: argparse.Namespace) -> int:
         with plain_messages(parsed, once=True), joined(at_the_end=True) as processes:
             return _evaluate(parsed, processes)
     except (KeyboardInterrupt, Stopped):
-        if parsed.out is not None:
+        from cdam_fast.evaluation.kept import SETTINGS
+
+        if parsed.out is not None and (Path(parsed.out) / SETTINGS).is_file():
             tell(f"cdam-fast evaluate: what is done is kept in {parsed.out}; the same command goes on there")
         raise
 

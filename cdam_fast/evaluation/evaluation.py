@@ -134,8 +134,9 @@ def evaluate(
 
     Raises:
         TypeError, ValueError: an argument that is wrong, by name; another number of classes; a folder with something
-            else in it, or with results of other settings. RuntimeError: a process that reads images has ended, a folder
-            that cannot be written on. ImageFailedError: strict, and one has. UsageError: processes that differ.
+            else in it, with results of other settings, or that another run works in. RuntimeError: a process that
+            reads images has ended, a folder that cannot be written on. ImageFailedError: strict, and one has.
+            UsageError: processes that differ.
         ModuleNotFoundError: no torchmetrics.
     """
     import torchmetrics  # noqa: F401 - said before any work
@@ -144,13 +145,15 @@ def evaluate(
     if len(segmenter.texts.words.names) != count:
         got = len(segmenter.texts.words.names)
         raise ValueError(f"segmenter: has {got} classes, takes the {count} of {dataset.name}")
+    if out is not None and not os.fspath(out):
+        raise ValueError("out: got an empty name, takes a folder")
     limit = check_limit(limit)
     workers = check_workers(workers, processes.of_machine)
     samples = dataset.samples[:limit]
     result = Evaluation(
         dataset=dataset.name,
         classes=dataset.classes,
-        confusion=torch.zeros(count, count, dtype=torch.int64),
+        confusion=torch.zeros(count, count, dtype=torch.int64, device="cpu"),
         words=conditions.words_of(segmenter),
         settings=conditions.settings_of(segmenter, dataset) | dict(settings or {}),
         versions=conditions.versions(),

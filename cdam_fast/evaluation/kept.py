@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -32,7 +35,8 @@ class Row(NamedTuple):
 class Kept:
     """The folder of one evaluation: its settings, a file of rows for each process, the result.
 
-    A row is a line that is handed to the system at once. What is left of one by a process that was ended is dropped.
+    A row is a line that is handed to the system at once, at the end of whatever is there by then. What is left of one
+    by a process that was ended is dropped.
 
     Args:
         folder: made where it is missing.
@@ -40,16 +44,20 @@ class Kept:
         first: whether this process writes the settings; the others come later.
 
     Raises:
-        ValueError: a folder that cannot be written, with something else in it, or with other settings.
+        ValueError: a folder that cannot be written, with something else in it, with other settings, or that another
+            run works in.
     """
 
     def __init__(self, folder: Path, settings: dict[str, Any], *, first: bool) -> None:
         self.folder = folder
         self._file: BinaryIO | None = None
+        self._held: BinaryIO | None = None
         try:
             folder.mkdir(parents=True, exist_ok=True)
             check_room(folder / RESULT)
             self._check_settings(settings, first)
+            if first:
+                self._held = _held_alone(folder / SETTINGS)
         except (OSError, ValueError, UsageError) as error:
             said = str(error).startswith("out: ")
             raise ValueError(str(error) if said else f"out: cannot write {folder}: {reason_of(error)}") from None
@@ -85,7 +93,7 @@ class Kept:
         for sample in samples:
             row = found.get(readable(sample.name))
             if row is not None and [row["photo"], row["mask"]] == _identity(sample):
-                confusion = torch.zeros(classes, classes, dtype=torch.int64)
+                confusion = torch.zeros(classes, classes, dtype=torch.int64, device="cpu")
                 for truth, label, count in row["counts"]:
                     confusion[truth, label] = count
                 yield Row(sample.name, _identity(sample), confusion, row["seconds"])
@@ -104,7 +112,8 @@ class Kept:
         try:
             if self._file is None:
                 self._file = _at_end(self.folder / _IMAGES.format(rank))
-            self._file.write(line)
+            while line:  # a disk that is nearly full takes a part
+                line = line[self._file.write(line) :]
         except OSError as error:
             raise RuntimeError(f"out: cannot write {self.folder}: {reason_of(error)}") from None
 
@@ -120,18 +129,42 @@ class Kept:
             raise RuntimeError(str(error)) from None
 
     def close(self) -> None:
-        """Of this process's rows."""
-        if self._file is not None:
-            self._file.close()
-            self._file = None
+        """Of this process's rows; another run may work in the folder from here on."""
+        for file in (self._file, self._held):
+            if file is not None:
+                file.close()
+        self._file = self._held = None
+
+
+def _held_alone(path: Path) -> BinaryIO | None:
+    """Until it is closed, or this process ends in whatever way; None where the system cannot tell.
+
+    Raises:
+        ValueError: another process holds it.
+    """
+    try:
+        import fcntl
+
+        file = path.open("r+b")
+    except (ImportError, OSError):  # Windows; or somebody else's file
+        return None
+    try:
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # not flock, which the processes that read would keep
+    except OSError as error:  # also where the file system has no locks
+        file.close()
+        if error.errno in (errno.EACCES, errno.EAGAIN):
+            raise ValueError(f"out: another run works in {path.parent}; takes a folder of its own") from None
+        return None
+    return file
 
 
 def _at_end(path: Path) -> BinaryIO:
-    """Unbuffered, behind the last whole line."""
-    whole = path.read_bytes().rfind(b"\n") + 1 if path.exists() else 0
-    file = path.open("r+b" if path.exists() else "w+b", buffering=0)
-    file.truncate(whole)
-    file.seek(whole)
+    """Unbuffered, on a line of its own."""
+    file = path.open("a+b", buffering=0)
+    with contextlib.suppress(OSError):  # an empty one
+        file.seek(-1, os.SEEK_END)
+        if file.read(1) != b"\n":
+            file.write(b"\n")
     return file
 
 

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cdam_fast.errors import reason_of
+from cdam_fast.segmentation.photo_files import check_regular
 
 Values = NDArray[Any]
 """``[H, W]`` integers of any width."""
@@ -27,6 +28,7 @@ def read_mask(path: Path) -> Values:
         ValueError: what is wrong with the file, in one line.
     """
     try:
+        check_regular(path)
         values, kind = _read_mat(path) if path.suffix == ".mat" else _read_image(path)
     except Exception as error:
         raise ValueError(f"mask {path.name}: cannot be read: {reason_of(error)}") from error

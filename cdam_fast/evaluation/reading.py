@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
+import sys
 import threading
+import types
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -89,7 +92,9 @@ def read_images(dataset: Dataset, samples: Sequence[Sample], prepare: Preparatio
         generator=torch.Generator(),  # the caller's is left alone
     )
     # arrays go through a pipe; a tensor takes an open file, and memory of /dev/shm, which some systems are short of
-    for read in loader:
+    with _starting(dataset):
+        images = iter(loader)
+    for read in images:
         yield read._replace(image=read.image and _each(read.image, _to_tensor), truth=_to_tensor(read.truth))
 
 
@@ -115,6 +120,23 @@ def _end_with_the_parent(worker: int) -> None:
             os._exit(1)
 
     threading.Thread(target=wait, daemon=True).start()
+
+
+@contextlib.contextmanager
+def _starting(dataset: Dataset) -> Iterator[None]:
+    """Processes that depend on nothing of the caller's: not on a default device of PyTorch's, and not on the script.
+
+    One that is not forked would run the script again first, up to its own evaluation where nothing guards it.
+    """
+    caller = sys.modules["__main__"]
+    needed = multiprocessing.get_start_method() == "fork" or type(dataset).__module__ == "__main__"
+    device: Any = torch.device("cpu") if hasattr(torch, "set_default_device") else contextlib.nullcontext()
+    with device:
+        try:
+            sys.modules["__main__"] = caller if needed else types.ModuleType("__main__")
+            yield
+        finally:
+            sys.modules["__main__"] = caller
 
 
 def _as_it_is(image: Any) -> Any:

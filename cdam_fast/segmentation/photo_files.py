@@ -73,7 +73,7 @@ def read_photo(path: Path) -> Tensor:
         raise ValueError(_EXPORT)
     readable_endings()  # registers the plugins
     try:
-        _check_regular(path)
+        check_regular(path)
         with Image.open(path) as image:
             pixels = as_tensor(image, "photograph")
     except UnidentifiedImageError:
@@ -85,8 +85,8 @@ def read_photo(path: Path) -> Tensor:
     return pixels if pixels.dtype == torch.uint8 else (pixels * 255).round().to(torch.uint8)
 
 
-def _check_regular(path: Path) -> None:
-    """A pipe or a device would be waited for."""
+def check_regular(path: Path) -> None:
+    """ValueError for what is no file: a pipe or a device would be waited for."""
     mode = path.stat().st_mode
     if not stat.S_ISREG(mode):
         kinds = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket"}

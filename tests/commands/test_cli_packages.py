@@ -32,6 +32,11 @@ def _is_asked_again(module):
         ("rich", ["tune"], "pip install rich"),
         ("matplotlib", ["map", "{photo}", "--point", "1,1", "{tiny}"], 'pip install "cdam_fast[plot]"'),
         ("matplotlib", ["bench", "--plot", "a.png"], 'pip install "cdam_fast[plot]"'),
+        ("torchmetrics", ["evaluate", "voc21", "--root", "{photo}"], 'pip install "cdam_fast[evaluation]"'),
+        *(
+            (package, ["tables", "--small", "--limit", "1", "--out", "t"], 'pip install "cdam_fast[evaluation]"')
+            for package in ("torchmetrics", "skimage", "SimpleITK")
+        ),
         ("gradio", ["demo"], 'pip install "cdam_fast[demo]"'),
         ("triton", ["kernels"], "pip install triton"),
     ],

@@ -1,6 +1,8 @@
 """Photographs and masks that are not what they should be: the failure of one image, which is named."""
 
+import dataclasses
 import io
+import os
 
 import dataset_trees as trees
 import numpy as np
@@ -197,6 +199,16 @@ def test_damaged_masks_never_raise_anything_else(one):
             assert set(np.unique(truth)) <= {-1, 0, 1, 2, 3}
     assert len(said) > 50
     assert all(one.startswith("mask a.png: ") and "\n" not in one for one in said)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes")
+@pytest.mark.parametrize("ending", [".png", ".mat"])
+def test_a_pipe_is_not_waited_for(ending, one):
+    dataset, sample = one
+    sample = dataclasses.replace(sample, mask=sample.mask.with_suffix(ending))
+    sample.mask.unlink(missing_ok=True)
+    os.mkfifo(sample.mask)
+    assert reason(dataset, sample) == f"mask a{ending}: cannot be read: it is a pipe, takes a file"
 
 
 def test_photographs_and_masks_that_lack_the_other(tmp_path):

@@ -41,6 +41,17 @@ def test_a_root_that_is_no_folder(name, tmp_path):
     assert refusal(name, tmp_path / "file", **options) == f"root: {tmp_path / 'file'} is a file, takes a folder"
     missing = tmp_path / "nowhere"
     assert refusal(name, missing, **options) == f"root: {missing} is not there, takes a folder"
+    assert refusal(name, "", **options) == "root: got an empty name, takes a folder"  # of a variable that is not set
+
+
+def test_a_root_at_home(tmp_path, monkeypatch):
+    (tmp_path / "data").mkdir()
+    trees.custom(tmp_path / "data")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    opened = open_dataset("custom", "~/data", classes=tmp_path / "data/classes.txt")
+    assert opened.samples[0].photo.is_relative_to(tmp_path)
+    assert refusal("voc21", "~/nowhere").startswith(f"root: {tmp_path / 'nowhere'} is not there")
 
 
 @pytest.mark.parametrize(
@@ -122,8 +133,9 @@ def test_a_folder_that_may_not_be_read(tmp_path, monkeypatch):
         (b"a\n\n../../b\n", "line 3: got '../../b'"),
         (b"a\nb\r\n\na \n", "line 4: a is in line 1 already"),
         (b"a\n\xff\xfe\n", "cannot read"),
+        (b"a\n2007_000033.JPG\n", "line 2: got 2007_000033.JPG, takes a name without its ending"),
     ],
-    ids=["empty", "blank", "two-columns", "absolute", "above", "twice", "no-text"],
+    ids=["empty", "blank", "two-columns", "absolute", "above", "twice", "no-text", "ending"],
 )
 def test_lists(content, named, tmp_path):
     path = trees.voc(tmp_path).root / "ImageSets" / "Segmentation" / "val.txt"

@@ -1,6 +1,7 @@
 """A segmenter over a data set: the matrix, failures, workers, what the result says."""
 
 import json
+import multiprocessing
 import subprocess
 import sys
 
@@ -9,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 from small_evaluations import NAMES, make_segmenter, restated, write
-from spawned import finish, start
+from spawned import LONGEST, environment, finish, start
 
 import cdam_fast
 from cdam_fast.evaluation import ImageFailedError, evaluate, reading
@@ -44,6 +45,52 @@ def test_random_numbers_of_the_caller_are_left_alone(made, dataset):
     before = torch.get_rng_state()
     evaluate(made, dataset, limit=2, workers=1)
     assert torch.equal(torch.get_rng_state(), before)
+
+
+SETTINGS = {
+    "autocast": lambda: torch.autocast("cpu", torch.bfloat16),
+    "grad": torch.enable_grad,
+    "meta": lambda: torch.device("meta"),
+    "inference_mode": torch.inference_mode,
+}
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_what_the_caller_has_set_changes_nothing(made, dataset, setting, workers, tmp_path):
+    if setting == "meta" and not hasattr(torch, "set_default_device"):
+        pytest.skip("no default device before PyTorch 2")
+    expected = evaluate(made, dataset, workers=0, limit=4).confusion
+    with SETTINGS[setting]():
+        first = evaluate(made, dataset, workers=workers, limit=2, out=tmp_path / "out")
+        result = evaluate(made, dataset, workers=workers, limit=4, out=tmp_path / "out")
+    assert (first.images, result.done_before, result.failed) == (2, 2, [])
+    assert torch.equal(result.confusion, expected)
+
+
+SCRIPT = """
+import multiprocessing, sys
+from pathlib import Path
+from small_evaluations import make_segmenter, open_small
+from cdam_fast.evaluation import evaluate
+
+print("begins", flush=True)
+multiprocessing.set_start_method(sys.argv[1], force=True)
+result = evaluate(make_segmenter(), open_small(Path(sys.argv[2])), workers=2, limit=3)
+print(result.images, result.failed, sys.modules["__main__"].__file__ == __file__)
+"""
+
+
+@pytest.mark.parametrize("method", ["spawn", pytest.param("forkserver", marks=pytest.mark.slow)])
+def test_a_script_without_a_guard(dataset, tmp_path, method):
+    """On macOS and Windows, and with Python 3.14, a process is not forked and would run the script again."""
+    if method not in multiprocessing.get_all_start_methods():
+        pytest.skip("not on this system")
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT)
+    command = [sys.executable, str(script), method, str(dataset.samples[0].photo.parents[1])]
+    done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=LONGEST, check=False)
+    assert (done.returncode, done.stdout) == (0, "begins\n3 [] True\n"), done.stderr
 
 
 @pytest.mark.parametrize(("limit", "images"), [(1, 1), (3, 3), (7, 7), (100, 7), (None, 7)])

@@ -3,14 +3,19 @@
 import json
 import os
 import re
+import subprocess
+import sys
 import time
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from small_evaluations import NAMES, make_segmenter, open_small, restated, write
+from spawned import environment
 
-from cdam_fast.evaluation import evaluate
+from cdam_fast.evaluation import Sample, evaluate
+from cdam_fast.evaluation.kept import Kept, Row
 
 
 @pytest.fixture(scope="module")
@@ -104,7 +109,69 @@ def test_what_is_left_of_a_line_is_dropped(run, out, cut, name):
     assert heard == [2, 3, 4, 5, 6]
     assert result.confusion.equal(run(out=None)[0].confusion)
     assert run()[1] == []
-    assert all(line.endswith(b"}\n") for line in (out / "images-0.jsonl").read_bytes().splitlines(keepends=True))
+    whole = [line for line in (out / "images-0.jsonl").read_bytes().splitlines() if line.endswith(b"}")]
+    assert {f"写真{number}" for number in heard} <= {json.loads(line)["image"] for line in whole}
+
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from cdam_fast.evaluation.kept import Kept
+kept = Kept(Path(sys.argv[1]), {"a": 1}, first=True)
+print("holds", flush=True)
+time.sleep(100)
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no such locks")
+def test_a_folder_in_which_another_run_works(out):
+    other = subprocess.Popen([sys.executable, "-c", HOLD, str(out)], env=environment(), stdout=subprocess.PIPE)
+    try:
+        assert other.stdout.readline() == b"holds\n"
+        with pytest.raises(ValueError, match=re.escape(f"out: another run works in {out}; takes a folder of its own")):
+            Kept(out, {"a": 1}, first=True)
+        Kept(out, {"a": 1}, first=False).close()  # the other processes of that run
+    finally:
+        other.kill()
+        other.communicate()
+    Kept(out, {"a": 1}, first=True).close()
+    Kept(out, {"a": 1}, first=True).close()
+
+
+def test_two_that_write_at_once_lose_nothing(out):
+    samples = [Sample(f"{'x' * number}", out, out) for number in range(1, 30)]
+    one, other = (Kept(out, {}, first=True) for _ in range(2))  # as where the system has no locks
+    for number, sample in enumerate(samples):
+        identity = [[sample.photo.stat().st_size, sample.photo.stat().st_mtime_ns]] * 2
+        (one, other)[number % 2].add(Row(sample.name, identity, torch.full((2, 2), 7**number % 1000), 0.1), 0)
+    one.close()
+    other.close()
+    names = [json.loads(line)["image"] for line in (out / "images-0.jsonl").read_bytes().splitlines()]
+    assert names == [sample.name for sample in samples]
+
+
+def test_a_disk_that_takes_a_line_in_parts(out):
+    class Parts:
+        content = b""
+
+        def write(self, line):
+            self.content += line[:5]
+            return len(line[:5])
+
+        def close(self):
+            pass
+
+    kept = Kept(out, {}, first=True)
+    kept._file = Parts()
+    kept.add(Row("a", None, torch.eye(2, dtype=torch.int64), 0.1), 0)
+    row = json.loads(kept._file.content)
+    assert (row["image"], row["counts"]) == ("a", [[0, 0, 1], [1, 1, 1]])
+    kept.close()
+
+
+def test_a_folder_without_a_name(run):
+    with pytest.raises(ValueError, match="out: got an empty name, takes a folder"):
+        run(out="")
 
 
 @pytest.mark.parametrize("rubbish", [b"\0\0\0\0\n", b"[]\n", b'{"image": "x"}\n', b"\xff\n", b"\n"])

@@ -55,7 +55,7 @@ def open_dataset(name: str, root: str | os.PathLike[str], *, classes: str | os.P
 
     Args:
         name: of `DATASETS`, or "custom".
-        root: its folder.
+        root: its folder; ``~`` is the home of the user.
         classes: of "custom" only: a file as `read_class_file` takes it. The first word of a line is the class's name,
             a mask's value is the place of the class, from 0; `CDAMSegmenter` takes the same file for its words.
             Void is 255, or 65535; see `cdam_fast.evaluation.datasets.custom`.
@@ -69,7 +69,9 @@ def open_dataset(name: str, root: str | os.PathLike[str], *, classes: str | os.P
     if (classes is None) == (name == "custom"):
         got, takes = ("None", "the file of its classes") if classes is None else (os.fspath(classes), "None")
         raise ValueError(f"classes: got {got}, takes {takes} with {name}")
-    root = Path(root)
+    if not os.fspath(root):
+        raise ValueError("root: got an empty name, takes a folder")
+    root = Path(os.path.expanduser(root))  # noqa: PTH111 - Path.expanduser raises where there is no home
     if not root.is_dir():
         raise ValueError(f"root: {root} {'is a file' if root.exists() else 'is not there'}, takes a folder")
     try:

@@ -48,7 +48,7 @@ def read_list(path: Path) -> list[str]:
     """Names, one a line; blanks at the ends and blank lines do not count, nor does the system of the line ends.
 
     Raises:
-        ValueError: no text, several entries on a line, a name out of the folder or a second time, no name.
+        ValueError: no text; several entries on a line; a name out of the folder, with its ending or twice; none.
     """
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
@@ -62,6 +62,8 @@ def read_list(path: Path) -> list[str]:
         inside = PurePosixPath(name)
         if len(name.split()) > 1 or inside.is_absolute() or ".." in inside.parts:
             raise ValueError(f"root: {path}, line {number}: got {name!r}, takes the name of one photograph")
+        if inside.suffix.lower() in (".jpg", ".jpeg", ".png", ".mat"):
+            raise ValueError(f"root: {path}, line {number}: got {name}, takes a name without its ending")
         if name in names:
             raise ValueError(f"root: {path}, line {number}: {name} is in line {names[name]} already")
         names[name] = number

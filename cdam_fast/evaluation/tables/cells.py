@@ -33,12 +33,14 @@ class Job:
         title: for people.
         measure: takes a folder in which to keep what is done, and gives values by name.
         images: that it looks at, for an estimate of the time.
+        packages: modules that it imports and that come with the package's extra alone.
     """
 
     name: str
     title: str
     measure: Callable[[Path], dict[str, Value]] = field(compare=False)
     images: int = 1
+    packages: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

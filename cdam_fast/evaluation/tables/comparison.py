@@ -121,7 +121,11 @@ def miou_job(number: int, inputs: Inputs, column: Column, row: Row, model: str |
     name = row.name if row.name.startswith(row.base) else f"{row.base}, {row.name}"
     title = f"Table {number}, {column.name}: {name}"
     return Job(
-        name_of("miou", column, settings), title, partial(_measure, inputs, column, settings), inputs.images(column)
+        name_of("miou", column, settings),
+        title,
+        partial(_measure, inputs, column, settings),
+        inputs.images(column),
+        ("torchmetrics",),
     )
 
 

@@ -11,6 +11,7 @@ from typing import Any
 from cdam_fast.errors import reason_of
 from cdam_fast.evaluation.dataset import Dataset, Sample, Truth
 from cdam_fast.evaluation.reading import Read, check_workers, read_images
+from cdam_fast.files import write_whole
 from cdam_fast.segmentation import CDAMSegmenter
 from cdam_fast.segmentation.preparation import Prepared
 from cdam_fast.segmentation.result import Segmentation
@@ -71,14 +72,23 @@ def records(
 
 
 def _read(path: Path) -> dict[str, Record]:
-    """By image; a last line that was cut off is as none, and is cut off here."""
+    """By image; what is no whole line is as none, and is taken out here."""
     if not path.is_file():
         return {}
-    whole, _, rest = path.read_text(encoding="utf-8").rpartition("\n")
-    if rest:
-        path.write_text(whole + "\n" if whole else "", encoding="utf-8")
-    lines = [json.loads(line) for line in whole.splitlines()]
-    return {line.pop("image"): line for line in lines}
+    found: dict[str, Record] = {}
+    content = path.read_bytes()
+    whole = b""
+    for line in content.splitlines(keepends=True):
+        try:
+            record = json.loads(line) if line.endswith(b"\n") else None
+        except ValueError:
+            continue
+        if isinstance(record, dict) and "image" in record:
+            found[record.pop("image")] = record
+            whole += line
+    if whole != content:
+        write_whole(path, whole)
+    return found
 
 
 def _outcomes(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
@@ -70,10 +71,17 @@ def measure(
         limit: images of each data set; a result of another limit is measured again.
         outcomes: by the job's name.
         on_job: hears of each that is done.
+
+    Raises:
+        ModuleNotFoundError: a package that a job takes, before any of them.
     """
+    jobs = list(jobs)
+    kept = {job.name: _kept(out / CELLS / f"{job.name}.json", limit) for job in jobs}
+    for package in dict.fromkeys(package for job in jobs if kept[job.name] is None for package in job.packages):
+        importlib.import_module(package)
     for job in jobs:
         path = out / CELLS / f"{job.name}.json"
-        outcome = _kept(path, limit)
+        outcome = kept[job.name]
         if outcome is None:
             folder = out / CELLS / job.name
             try:

@@ -153,7 +153,8 @@ def _job(method: Method, device: torch.device, limit: int | None, *, cdam: bool)
     said = digest(method.classes, sorted(method.unseen), known)
     name = f"supervised-{method.name}{'-cdam' if cdam else ''}-{said}"
     title = f"Table 18: {method.name}{' + CDAM' if cdam else ''}"
-    return Job(name, title, lambda folder: _measure(method, device, limit, cdam=cdam), len(method.images[:limit]))
+    images = len(method.images[:limit])
+    return Job(name, title, lambda folder: _measure(method, device, limit, cdam=cdam), images, ("torchmetrics",))
 
 
 def _measure(method: Method, device: torch.device, limit: int | None, *, cdam: bool) -> dict[str, Value]:

@@ -147,7 +147,8 @@ def plan_thresholds(inputs: Inputs) -> Plan:
 def _job(inputs: Inputs, column: Column) -> Job:
     settings = inputs.settings(column, Row(EQ_4, "maskclip"))
     measure = partial(_measure, inputs, column, settings)
-    return Job(name_of("thresholds", column, settings), f"Table 11, {column.name}", measure, inputs.images(column))
+    name, title = name_of("thresholds", column, settings), f"Table 11, {column.name}"
+    return Job(name, title, measure, inputs.images(column), ("skimage.filters", "SimpleITK"))
 
 
 def _measure(inputs: Inputs, column: Column, settings: dict[str, Any], folder: Path) -> dict[str, Value]:
