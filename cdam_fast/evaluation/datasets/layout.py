@@ -48,7 +48,8 @@ def read_list(path: Path) -> list[str]:
     """Names, one a line; blanks at the ends and blank lines do not count, nor does the system of the line ends.
 
     Raises:
-        ValueError: no text, several entries on a line, a name out of the folder, with its ending or a second time, no name.
+        ValueError: no text, several entries on a line, a name out of the folder, with its ending or a second time, no
+            name.
     """
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
