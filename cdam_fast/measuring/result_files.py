@@ -128,6 +128,15 @@ def get_value(entry: Any, key: str, *kinds: type, where: str = "") -> Any:
     return value
 
 
+def get_positives(entry: Any, key: str, where: str) -> tuple[float, ...]:
+    """A list of positive numbers; ValueError where it is none."""
+    values = get_value(entry, key, list, where=where)
+    for value in values:
+        if type(value) not in (int, float) or not 0 < value < math.inf:
+            raise ValueError(f"is damaged: {where}.{key} holds {str(value)[:40]!r}, takes positive numbers")
+    return tuple(map(float, values))
+
+
 _NUMBER = (int, float, type(None))
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from cdam_fast.measuring.exponents import Exponent
 from cdam_fast.measuring.report import milliseconds
-from cdam_fast.measuring.result_files import NOT_MEASURED, device_of, get_value, short, table_lines
+from cdam_fast.measuring.result_files import NOT_MEASURED, device_of, get_positives, get_value, short, table_lines
 from cdam_fast.measuring.roofline import RooflineReport, StageRow, work_and_rate
 from cdam_fast.measuring.scaling import MEMORY, TIME, WORK
 from cdam_fast.measuring.scaling_plan import Point
@@ -30,13 +30,13 @@ def scaling_tables(content: Any) -> list[str]:
         where = f"rows[{number}]"
         name, backend = _point(row, where).name, get_value(row, "backend", str, where=where)
         status = get_value(row, "status", str, where=where)
-        seconds = get_value(row, "seconds", list, where=where)
+        seconds = get_positives(row, "seconds", where)
         if status != "ok" or not seconds:
             left_out.append(f"{backend} at {name}: {status}" + (f", {row['note']}" if row.get("note") else ""))
             continue
         median = get_value(row, "p50_ms", int, float, where=where) * row["batch"]
         memory, error = (get_value(row, key, int, float, where=where) for key in ("memory_bytes", "error"))
-        cpu = get_value(row, "cpu_seconds", list, where=where)
+        cpu = get_positives(row, "cpu_seconds", where)
         times = [milliseconds(1e3 * min(cpu or seconds)), milliseconds(median), str(len(seconds))]
         checked = get_value(row, "checked", str, where=where)
         points.append([name, backend, *times, f"{memory / 1e6:.1f}", short(error), checked])
@@ -61,9 +61,11 @@ def _exponents(fits: list[Any]) -> list[str]:
         axis, backend, quantity = (get_value(fit, key, str, where=where) for key in ("axis", "backend", "quantity"))
         if axis not in AXIS_NAMES:
             raise ValueError(f"is damaged: {where}.axis is {axis[:40]!r}, takes {', '.join(AXIS_NAMES)}")
-        exponent, low, high = (get_value(fit, key, *_NUMBER, where=where) for key in ("exponent", "low", "high"))
-        sizes, note = get_value(fit, "sizes", list, where=where), get_value(fit, "note", str, where=where)
-        each = note if exponent is None or not sizes else Exponent(exponent, low, high, tuple(sizes))
+        exponent, sizes = get_value(fit, "exponent", *_NUMBER, where=where), get_positives(fit, "sizes", where)
+        each: Exponent | str = get_value(fit, "note", str, where=where)
+        if exponent is not None and sizes:
+            low, high = (get_value(fit, key, int, float, where=where) for key in ("low", "high"))
+            each = Exponent(exponent, low, high, sizes)
         found.setdefault((axis, backend or WORK), {})[quantity] = each
     rows = [["axis", "of", "time", "fitted over", "memory", "fitted over"]]
     for (axis, backend), by_quantity in found.items():

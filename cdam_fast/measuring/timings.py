@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,7 +10,7 @@ from cdam_fast import testing
 from cdam_fast.errors import UsageError
 from cdam_fast.measuring.end_to_end import LOGIT_BUDGET, STEPS
 from cdam_fast.measuring.measure import AUTOTUNED, COMPILED, EAGER
-from cdam_fast.measuring.result_files import get_value, read_json
+from cdam_fast.measuring.result_files import get_positives, get_value, read_json
 from cdam_fast.measuring.scaling_plan import Point
 
 Key = tuple[str, ...]
@@ -84,16 +83,8 @@ def _times(row: Any, where: str, budget: float) -> Times:
         return Times("wrong")
     if status != "ok":
         return Times(status)
-    yardstick = _seconds(row, "yardstick", where) if "yardstick" in row else ()
-    return Times(status, _seconds(row, "seconds", where), yardstick)
-
-
-def _seconds(row: Any, name: str, where: str) -> tuple[float, ...]:
-    values = get_value(row, name, list, where=where)
-    for value in values:
-        if type(value) not in (int, float) or not 0 < value < math.inf:
-            raise ValueError(f"is damaged: {where}.{name} holds {str(value)[:40]!r}, takes positive numbers")
-    return tuple(map(float, values))
+    yardstick = get_positives(row, "yardstick", where) if "yardstick" in row else ()
+    return Times(status, get_positives(row, "seconds", where), yardstick)
 
 
 def _map_key(row: Any, where: str) -> Key:

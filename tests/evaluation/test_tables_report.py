@@ -78,10 +78,14 @@ def test_a_job_that_fails_ends_no_other(tmp_path):
     def fail(folder):
         raise ValueError("no such weights\nand more")
 
-    jobs = [job("bad", fail), job("good", found(0.4)), job("none", found(None, 1))]
+    def miss(folder):
+        raise ModuleNotFoundError("No module named 'skimage'", name="skimage")
+
+    jobs = [job("bad", fail), job("good", found(0.4)), job("none", found(None, 1)), job("missing", miss)]
     outcomes, heard = {}, []
     measure(jobs, tmp_path, None, outcomes, lambda one, outcome: heard.append((one.name, outcome.reason)))
-    assert heard == [("bad", "no such weights"), ("good", None), ("none", None)]
+    assert heard[:3] == [("bad", "no such weights"), ("good", None), ("none", None)]
+    assert heard[3] == ("missing", 'skimage is not installed; pip install "cdam_fast[evaluation]"')
     cells = cells_of(fill(table_13(jobs), outcomes))
     assert [cells[name].status for name in DATA_SETS] == ["failed: no such weights", "measured", "no data"]
 

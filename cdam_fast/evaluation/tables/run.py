@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cdam_fast.errors import reason_of
+from cdam_fast.errors import missing_package, reason_of
 from cdam_fast.evaluation.tables.cells import FAILED, MEASURED, NO_DATA, Cell, Job, Plan, Planned, Value
 from cdam_fast.evaluation.tables.paper import AVERAGE, PaperTable, paper_tables
 from cdam_fast.files import json_text, write_whole
@@ -87,7 +87,8 @@ def measure(
             try:
                 outcome = Outcome(job.measure(folder))
             except Exception as error:
-                outcome = Outcome(reason=reason_of(error))
+                reason = missing_package(error) if isinstance(error, ImportError) else reason_of(error)
+                outcome = Outcome(reason=reason)
             else:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 values = {name: asdict(value) for name, value in outcome.values.items()}
