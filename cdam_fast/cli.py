@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from cdam_fast import __version__
+from cdam_fast import __version__, processes
 from cdam_fast.commands import bench, demo, env, evaluate, kernels, map, segment, streams, tables, tune
 from cdam_fast.errors import UsageError, missing_package, reason_of
 from cdam_fast.processes import Stopped
@@ -43,6 +43,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     The exit status: 0; 1 where a backend was wrong, a photograph failed, a kernel is not fit to ship, another process
     of the run ended or a stream took nothing more; 2 for bad input; 130 interrupted.
     """
+    status = _written(arguments)
+    processes.end_at_once(status)
+    return status
+
+
+def _written(arguments: Sequence[str] | None) -> int:
+    """The exit status, with all that was said handed over."""
     streams.prepare()
     try:
         status = _run(arguments)

@@ -27,6 +27,12 @@ _VARIABLES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 _JOIN, _WORK = timedelta(minutes=10), timedelta(days=365)
 """How long to wait for processes that start, and for those at work: their end is seen by `Watch`."""
 
+_EXCHANGES: set[threading.Thread] = set()
+"""Those that are going on: one whose others are gone, stopped or never came may not end."""
+
+_SECONDS_TO_FAIL = 5
+"""For an exchange with a process that is gone."""
+
 _SILENCE = 20
 """Seconds of waiting for processes that start, after which it is said."""
 
@@ -141,10 +147,12 @@ class Processes:
         self._part()
 
     def _part(self) -> None:
-        """Python would end the threads of the group too late."""
+        """Python would end the threads of the group too late; of one that still waits in it PyTorch would abort."""
         self._group = None
+        for thread in tuple(_EXCHANGES):
+            thread.join(_SECONDS_TO_FAIL)
         with contextlib.suppress(RuntimeError, ValueError, AssertionError):
-            if torch.distributed.is_initialized():
+            if torch.distributed.is_initialized() and not _EXCHANGES:
                 torch.distributed.destroy_process_group()
         if self._watch is not None:
             self._watch.over()
@@ -165,8 +173,10 @@ def _interruptible(exchange: Callable[[], Result], *, said_late: str = "") -> Re
             outcome.append(exchange())
         except BaseException as error:
             failure.append(error)
+        _EXCHANGES.discard(thread)
 
     thread = threading.Thread(target=run, daemon=True)
+    _EXCHANGES.add(thread)
     thread.start()
     thread.join(_SILENCE)
     if said_late and thread.is_alive():
@@ -177,6 +187,12 @@ def _interruptible(exchange: Callable[[], Result], *, said_late: str = "") -> Re
     if failure:
         raise failure[0]
     return outcome[0]
+
+
+def end_at_once(status: int) -> None:
+    """End this process where an exchange still waits, which would abort the usual end; else do nothing."""
+    if _EXCHANGES:
+        os._exit(status)
 
 
 def cores() -> int:
