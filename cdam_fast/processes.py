@@ -30,6 +30,9 @@ _JOIN, _WORK = timedelta(minutes=10), timedelta(days=365)
 _EXCHANGES: set[threading.Thread] = set()
 """Those that are going on: one whose others are gone, stopped or never came may not end."""
 
+_LEFT: list[bool] = []
+"""Of each `joined` that was left by an exception, whether it was at the end of its process."""
+
 _SECONDS_TO_FAIL = 5
 """For an exchange with a process that is gone."""
 
@@ -190,8 +193,11 @@ def _interruptible(exchange: Callable[[], Result], *, said_late: str = "") -> Re
 
 
 def end_at_once(status: int) -> None:
-    """End this process where an exchange still waits, which would abort the usual end; else do nothing."""
-    if _EXCHANGES:
+    """End this process, which ends otherwise than the others think; PyTorch's group may abort or hold the usual end.
+
+    Where no `joined` at the end was left by an exception, and no exchange waits, nothing is done.
+    """
+    if _EXCHANGES or any(_LEFT):
         os._exit(status)
 
 
@@ -241,7 +247,9 @@ def joined(*, at_the_end: bool = False) -> Iterator[Processes]:
         told.set()  # on its way out already, so nobody else's end takes the place of its own reason
         if processes._watch is not None:
             processes._watch.abandon()
-        processes._part()
+            _LEFT.append(at_the_end)
+        if not at_the_end:
+            processes._part()
         signal.signal(signal.SIGTERM, signal.SIG_IGN if stopped or at_the_end else before)
         raise
 

@@ -34,7 +34,7 @@ from cdam_fast.commands import env
 from cdam_fast.processes import joined
 
 def run(parsed):
-    with joined() as group:
+    with joined(at_the_end=True) as group:
         if group.rank == int(sys.argv[1]):
             {what}
         print("at work", flush=True)
@@ -62,7 +62,7 @@ from cdam_fast.cli import main
 from cdam_fast.commands import env
 
 def run(parsed):
-    with processes.joined() as group:
+    with processes.joined(at_the_end=True) as group:
         if group.first:
             print("at work", file=sys.stderr, flush=True)
             group.wait()
