@@ -129,10 +129,7 @@ class Processes:
         place = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
         waiting = f"{self.name} waits for the others, whom RANK and WORLD_SIZE tell of, at {place}"
         try:
-            _interruptible(
-                lambda: distributed.init_process_group("gloo", rank=self.rank, world_size=self.count, timeout=_JOIN),
-                said_late=f"{waiting}, {_JOIN.seconds // 60} min at most",
-            )
+            _interruptible(self._meet, said_late=f"{waiting}, {_JOIN.seconds // 60} min at most")
         except (RuntimeError, ValueError) as error:
             reason = f"{self.name} cannot meet the others at {place}: {reason_of(error)}"
             raise UsageError(f"MASTER_ADDR, MASTER_PORT: {reason}") from None
@@ -142,6 +139,15 @@ class Processes:
             self._watch.start()
         except OSError as error:
             raise Stopped(self._ended(reason_of(error))) from None
+
+    def _meet(self) -> None:
+        distributed: Any = torch.distributed
+        store: Any = None
+        if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":  # torchrun's agent has one otherwise
+            # PyTorch 1.13 lets no other thread of Python run while it waits for workers
+            place = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+            store = distributed.TCPStore(*place, self.count, self.first, _JOIN, wait_for_workers=False)
+        distributed.init_process_group("gloo", store=store, rank=self.rank, world_size=self.count, timeout=_JOIN)
 
     def _leave(self) -> None:
         """All are done."""
