@@ -113,7 +113,8 @@ def test_processes_that_see_other_images_say_so(given, root, tmp_path):
     )
     ends = finish(start(2, "-c", script, tmp_path / "other", *given))
     assert sorted({status for status, _, _ in ends}) in ([1, 2], [2]), ends
-    assert any("error: process 1 has images " in errors for _, _, errors in ends), ends
+    # whoever is first to see it ends the other
+    assert any(re.search("error: process [01] has images ", errors) for _, _, errors in ends), ends
 
 
 def torchrun(count, *arguments):
