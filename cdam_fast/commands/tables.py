@@ -66,7 +66,7 @@ def _tables(parsed: argparse.Namespace) -> int:
     from cdam_fast.evaluation.tables import Outcome, fill, jobs_of, measure, write_tables
 
     numbers = _numbers(parsed.only)
-    _check(parsed)
+    _check(parsed, numbers)
     out = make_folder(parsed.out)
     device = parse_device(parsed.device)
     columns = _columns(parsed, out)
@@ -99,7 +99,11 @@ def _numbers(text: str | None) -> tuple[int, ...]:
     return tuple(number for number in NUMBERS if str(number) in parts)
 
 
-def _check(parsed: argparse.Namespace) -> None:
+def _check(parsed: argparse.Namespace, numbers: tuple[int, ...]) -> None:
+    for option, tables in (("scores", {18}), ("root", set(NUMBERS) - {5, 6, 18})):
+        if getattr(parsed, option) and not tables & set(numbers):
+            takes = ", ".join(map(str, sorted(tables)))
+            raise UsageError(f"--{option}: is of no table of --only {parsed.only}, takes one of {takes}")
     if parsed.limit is not None and parsed.limit < 1:
         raise UsageError(f"--limit: got {parsed.limit}, takes a whole number from 1")
     for option in ("root", "scores", "model", "pretrained"):

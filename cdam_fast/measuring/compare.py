@@ -222,5 +222,6 @@ def notes(found: Comparison) -> list[str]:
         if only:
             lines.append(f"only in {one.path}: {'; '.join(only)}")
     counts = {name: sum(change.verdict == name for change in found.changes) for name in (SLOWER, FASTER, SAME_TIME)}
-    lines.append(", ".join(f"{count} {name}" for name, count in counts.items()))
+    counts["not compared"] = len(found.changes) - sum(counts.values())
+    lines.append(", ".join(f"{count} {name}" for name, count in counts.items() if count or name != "not compared"))
     return lines

@@ -255,6 +255,8 @@ def test_no_data_at_all(tables):
         (["--root", "voc=x"], "--root: got 'voc=x', takes NAME=DIR"),
         (["--root", "voc21=nowhere"], "--root: voc21: nowhere is not there, takes a folder"),
         (["--scores", "nowhere", "--only", "18"], "--scores: got nowhere, takes a folder with METHOD/classes.json"),
+        (["--scores", "x", "--only", "1"], "--scores: is of no table of --only 1, takes one of 18"),
+        (["--root", "voc21=x", "--only", "5,18"], "--root: is of no table of --only 5,18, takes one of 1, 2, 3, 8"),
         (["--small", "--root", "voc21=x"], "--root: takes no --small as well"),
         (["--small", "--scores", "x"], "--scores: takes no --small as well"),
         (["--small", "--model", "tiny"], "--model: takes no --small as well"),
