@@ -157,7 +157,9 @@ def test_rows_of_one_file_and_other_versions_are_said(compared):
 
 
 def test_too_few_calls_are_not_judged(compared, tmp_path):
-    compared(bench(row("portable", [1.0, 1.0])), bench(row("portable", [9.0, 9.0])))
+    status, printed = compared(bench(row("portable", [1.0, 1.0])), bench(row("portable", [9.0, 9.0])))
+    assert status == 0
+    assert "0 slower, 0 faster, 0 as before, 1 not compared" in printed
     change = changes_of(tmp_path)["portable"]
     assert (change.verdict, change.ratio, change.low) == ("too few calls", 9.0, None)
 
