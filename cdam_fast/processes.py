@@ -223,8 +223,8 @@ def joined(*, at_the_end: bool = False) -> Iterator[Processes]:
     seconds. For a main thread. The counts go by gloo, on the CPU.
 
     Args:
-        at_the_end: whether this process ends right afterwards. SIGTERM is then ignored, which torchrun sends as soon as
-            one process has ended with another status than 0.
+        at_the_end: whether this process ends right afterwards, by `end_at_once` where an exception left this. SIGTERM
+            is then ignored, which torchrun sends as soon as one process has ended with another status than 0.
 
     Raises:
         UsageError: RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT that are none, or under which nobody answers.

@@ -45,13 +45,14 @@ sys.exit(main(["env"]))
 """
 
 OWN_REASONS = """
-from cdam_fast.processes import Stopped, joined
+from cdam_fast.processes import Stopped, end_at_once, joined
 try:
     with joined(at_the_end=True) as group:
         group.wait()
         raise ValueError(f"process {group.rank} by itself")
 except (ValueError, Stopped) as error:
-    print(error)
+    print(error, flush=True)
+end_at_once(0)
 """
 
 

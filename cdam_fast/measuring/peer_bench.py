@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -270,6 +271,7 @@ def _reset_peak() -> int | None:
         trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # of glibc
         if trim is None:
             return None
+        gc.collect()
         trim(0)
         Path("/proc/self/clear_refs").write_text("5")
         return _resident("VmRSS:")

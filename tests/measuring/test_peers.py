@@ -217,11 +217,14 @@ def test_distributions_are_distributions():
         assert (p > 0).sum(1).tolist() == [8 if kind == "sparse" else 11] * 15
 
 
-def test_memory_is_that_of_any_allocator():
+@pytest.mark.parametrize(
+    "ones", [lambda: np.ones(25_000_000).sum(), lambda: torch.ones(50_000_000).sum()], ids=["NumPy", "PyTorch"]
+)
+def test_memory_is_that_of_any_allocator(ones):
     if peer_bench._reset_peak() is None:
         pytest.skip("no peak here")
-    memory, *_ = peer_bench._measured(lambda: np.ones(5_000_000).sum() + float(torch.ones(5_000_000).sum()), CPU)
-    assert 39e6 < memory < 62e6
+    memory, *_ = peer_bench._measured(ones, CPU)
+    assert 190e6 < memory < 240e6  # 200 of the array; other threads of the process come and go
 
 
 # --- the command
