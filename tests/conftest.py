@@ -1,6 +1,7 @@
 """Poisoned memory and fixed seeds for every test, and the recorded maps."""
 
 import os
+import signal
 from pathlib import Path
 
 import hypothesis
@@ -12,6 +13,9 @@ from cdam_fast.compat import TORCH
 
 if not torch.cuda.is_available():  # the kernels then run on CPU tensors; read when their module is imported
     os.environ["TRITON_INTERPRET"] = "1"
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a script starts what runs beside it; children take it over
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 DATA = Path(__file__).parent / "data"
 

@@ -10,6 +10,22 @@ ROOT = Path(__file__).parents[1]
 LONGEST = 300
 """Seconds after which a test fails instead of hanging."""
 
+SLOWLY = """
+import sys, time
+from cdam_fast.cli import main
+from cdam_fast.evaluation.kept import Kept
+
+add = Kept.add
+
+def add_slowly(kept, *row):
+    add(kept, *row)
+    time.sleep(0.3)
+
+Kept.add = add_slowly
+sys.exit(main(["evaluate", *sys.argv[1:]]))
+"""
+"""``cdam-fast evaluate`` that is still at work when a signal comes late, on a machine with much else to do."""
+
 
 def free_port():
     with socket.socket() as trial:

@@ -9,7 +9,7 @@ import time
 
 import pytest
 from small_evaluations import write
-from spawned import environment
+from spawned import SLOWLY, environment
 
 from cdam_fast import cli
 from cdam_fast.evaluation import load_protocol, open_dataset
@@ -248,9 +248,9 @@ def test_a_data_set_that_the_protocol_does_not_have(evaluate, tmp_path):
 # --- ended in the middle
 
 
-def started(given, out, *more):
+def started(given, out):
     return subprocess.Popen(
-        [sys.executable, "-m", "cdam_fast", "evaluate", *given, "--out", str(out), *more],
+        [sys.executable, "-c", SLOWLY, *given, "--out", str(out)],
         env=environment(),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

@@ -9,7 +9,7 @@ import sys
 import time
 
 import pytest
-from spawned import LONGEST, environment, finish, start
+from spawned import LONGEST, SLOWLY, environment, finish, start
 
 from cdam_fast import cli
 from cdam_fast.evaluation.scenes import write_scenes
@@ -44,7 +44,7 @@ def alone(given, tmp_path, capsys):
 
 
 def names_done(out):
-    rows = [line for path in out.glob("images-*.jsonl") for line in path.read_text().splitlines()]
+    rows = [row for path in out.glob("images-*.jsonl") for row in path.read_text().split("\n")[:-1]]  # whole lines
     return [json.loads(row)["image"] for row in rows]
 
 
@@ -69,7 +69,7 @@ def test_processes_equal_one(given, alone, tmp_path, count, limit):
 @pytest.mark.slow
 def test_one_that_is_killed_ends_the_run_which_goes_on(given, alone, tmp_path):
     out = tmp_path / "out"
-    running = start(2, *RUN, *given, "--out", out)
+    running = start(2, "-c", SLOWLY, *given, "--out", out)
     begin = time.monotonic()
     while len(list(out.glob("images-1.jsonl"))) == 0 or len(names_done(out)) < 3:
         assert all(process.poll() is None for process in running)
