@@ -213,3 +213,17 @@ def test_every_file_of_the_package_is_a_protocol():
     assert sorted(path.stem for path in FOLDER.glob("*.json")) == sorted(PROTOCOLS)
     for name in PROTOCOLS:
         assert load_protocol(name).name == name
+
+
+@pytest.mark.parametrize("name", PROTOCOLS)
+def test_whatever_is_cited_is_in_repositories(name):
+    protocol = load_protocol(name)
+    texts = [text for rule in protocol.rules for text in rule.sources.values()]
+    texts += [*(row.source for row in protocol.published), *protocol.unconfirmed]
+    file = r"[\w/*]+\.(?:py|txt|md)\b"
+    place = rf"(?:{file}|(?:configs: )?scale of (?:every )?{file}|every {file}|section \d|Table \d|appendix [A-G])"
+    cited = {one for text in texts for one in re.findall(rf"(?<![\w./:-])([A-Za-z][\w-]*), {place}", text)}
+    assert len(cited) > 1
+    assert cited <= protocol.repositories.keys()
+    for address in protocol.repositories.values():
+        assert re.match(r"https://github\.com/[\w-]+/[\w-]+ at [0-9a-f]{12}|Kang, Kim, Chun: ", address)
