@@ -63,6 +63,13 @@ def test_dtypes(dtype):
     torch.testing.assert_close(result.double(), entropy_threshold(logits.double()), rtol=1e-5, atol=0)
 
 
+def test_nine_words_as_the_page_of_the_tiny_model_says():
+    certain, undecided = torch.tensor([1.0, *[-1.0] * 8]), torch.zeros(9)
+    both = entropy_threshold(torch.stack([certain, undecided], -1))
+    assert float(both) == pytest.approx(2.5 / math.log2(9), rel=1e-6) == pytest.approx(0.79, abs=5e-3)
+    assert float(entropy_threshold(undecided.view(9, 1))) == pytest.approx(float(both) / 2, rel=1e-6)
+
+
 def test_every_patch_certain_is_infinite():
     certain = torch.tensor([1.0, -1.0]).expand(3, 2).mT
     assert entropy_threshold(certain, logit_scale=1000).item() == math.inf
