@@ -101,6 +101,21 @@ def png_of_bits(values, bits):
     return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
 
 
+def tiff_of_bits(values, bits, white_is_zero=False):
+    """A TIFF of grey with so many bits a pixel, up to 8."""
+    rows = b""
+    for row in values:
+        digits = "".join(format(int(value), f"0{bits}b") for value in row)
+        digits += "0" * (-len(digits) % 8)
+        rows += bytes(int(digits[i : i + 8], 2) for i in range(0, len(digits), 8))
+    height, width = values.shape
+    sizes = {256: width, 257: height, 258: bits, 259: 1, 262: int(not white_is_zero)}
+    strips = {273: 8, 277: 1, 278: height, 279: len(rows)}
+    tags = [struct.pack("<HHII", tag, 4, 1, value) for tag, value in (sizes | strips).items()]
+    head = b"II*\0" + struct.pack("<I", 8 + len(rows))
+    return head + rows + struct.pack("<H", len(tags)) + b"".join(tags) + b"\0" * 4
+
+
 def _fill(tree, names, photo, mask, palette=False, write=None):
     """Photographs and masks by the two functions from a name to a file; every third photograph is grey or CMYK."""
     rng = np.random.default_rng(len(names))

@@ -167,9 +167,7 @@ def _dataset(parsed: argparse.Namespace) -> Any:
     from cdam_fast.evaluation import open_dataset
 
     try:
-        return open_dataset(
-            parsed.dataset, parsed.root, classes=None if parsed.classes is None else Path(parsed.classes)
-        )
+        return open_dataset(parsed.dataset, parsed.root, classes=parsed.classes)
     except ValueError as error:
         option, _, rest = str(error).partition(":")
         names = {"name": "DATASET", "root": "--root", "classes": "--classes"}

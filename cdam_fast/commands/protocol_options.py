@@ -47,6 +47,12 @@ class Chosen:
         """The number for these settings; none where anything is different."""
         return None if self.different else self.settings.miou
 
+    @property
+    def quick_gelu(self) -> bool | None:
+        """What the protocol says of its own weights; None for others, which say it themselves."""
+        own = (self.model, self.pretrained) == (self.settings.model, self.settings.pretrained)
+        return self.settings.activation == "QuickGELU" if own else None
+
     def as_json(self) -> dict[str, Any]:
         """Plain values."""
         return {
@@ -78,6 +84,7 @@ def chosen_segmenter(parsed: argparse.Namespace, dataset: Dataset, processes: Pr
             dtype=DTYPES[parsed.dtype],
             amp=parsed.amp,
             batch_size=parsed.batch_size,
+            quick_gelu=chosen.quick_gelu,
             **chosen.options,
         )
     return segmenter, chosen

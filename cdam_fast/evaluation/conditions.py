@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import json
+import math
 import platform
 import subprocess
 from pathlib import Path
@@ -45,6 +46,24 @@ def settings_of(segmenter: CDAMSegmenter, dataset: Dataset) -> dict[str, Any]:
     }
     plain: dict[str, Any] = json.loads(json.dumps(settings))
     return plain
+
+
+def answer_of(segmenter: CDAMSegmenter) -> list[float] | None:
+    """Of each class the mean logit of a window of waves; None where that fails.
+
+    It tells what neither the options nor the weights of the image tower do: features and templates of the texts, their
+    tower, activations, what a base of one's own does.
+    """
+    side = segmenter.options.window
+    angles = torch.arange(side, dtype=torch.float32, device="cpu") * (6.25 / side)
+    waves = [torch.sin(angles * k)[:, None] + torch.cos(angles * (k + 2)) for k in (3, 7, 13)]
+    try:
+        pixels = (torch.stack(waves)[None] / 4 + 0.5).to(segmenter.tower.device)
+        logits = segmenter.patch_logits(segmenter.normalise(pixels))[0]
+    except Exception:  # then each image says what it is
+        return None
+    means = [round(mean, 6) for mean in logits.float().mean((1, 2)).tolist()]
+    return means if all(map(math.isfinite, means)) else None
 
 
 def _digest(segmenter: CDAMSegmenter) -> str:

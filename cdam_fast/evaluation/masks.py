@@ -18,11 +18,13 @@ _ONE_CHANNEL = ("1", "L", "P", "I", "I;16", "I;16B", "I;16L")
 """Modes of Pillow's. Before 10.3 it opens a PNG of 16 bits as "I"."""
 
 _STRETCHED = {"L;2": 85, "L;4": 17}
-"""Of a PNG with grey of 2 or 4 bits: the factor by which Pillow stretches it to 0...255."""
+"""Of grey with 2 or 4 bits, by the first letters of Pillow's raw mode: its factor of stretching to 0...255."""
 
 
 def read_mask(path: Path) -> Values:
     """The values as they are stored: grey of 1 to 16 bits, indices of a palette, or a ``.mat`` file.
+
+    Not the grey of a TIFF that counts from white: readers disagree whether 0 is stored there or shown.
 
     Raises:
         ValueError: what is wrong with the file, in one line.
@@ -41,13 +43,16 @@ def _read_image(path: Path) -> tuple[Values, str]:
     from PIL import Image
 
     with Image.open(path) as image:
-        stored = image.tile[0][3] if image.tile else None
+        stored: Any = image.tile[0][3] if image.tile else None
+        raw_mode = str(stored[0] if isinstance(stored, tuple) else stored)  # the first of a tuple but in PNG
         values = np.asarray(image)
         kind = f"of mode {image.mode}"
+        if image.mode in ("1", "L") and "I" in raw_mode:
+            raise ValueError("its grey counts from white (WhiteIsZero), takes grey that counts from black")
         if image.mode not in _ONE_CHANNEL:
             return values[..., None], kind
-    if isinstance(stored, str) and stored in _STRETCHED:
-        values = values // _STRETCHED[stored]
+    if raw_mode[:3] in _STRETCHED:
+        values = values // _STRETCHED[raw_mode[:3]]
     return values.astype(np.uint8) if values.dtype == bool else values, kind
 
 

@@ -30,7 +30,8 @@ class Settings:
     Attributes:
         protocol, dataset, base, cdam: what this is of.
         model, pretrained: as `CDAMSegmenter.from_pretrained` takes them.
-        activation: ``"GELU"`` or ``"QuickGELU"``, what these weights get.
+        activation: ``"GELU"`` or ``"QuickGELU"``, what these weights get. `CDAMSegmenter.from_pretrained` takes
+            the same by itself for those of the package's protocols; for others it is its ``quick_gelu``.
         class_names: the words of each class, in the order of the data set's classes.
         options: the other arguments of `CDAMSegmenter`, by name.
         miou: the published mean intersection over union, a fraction of 1; None where there is none.

@@ -236,9 +236,9 @@ def test_a_data_set_of_ones_own_has_its_words_and_background(tmp_path):
 
 def test_a_data_set_that_the_protocol_does_not_have(evaluate, tmp_path):
     root = tmp_path / "VOCdevkit" / "VOC2012"
-    for folder in ("JPEGImages", "SegmentationClass", "ImageSets/Segmentation"):
-        (root / folder).mkdir(parents=True)
-    (root / "ImageSets/Segmentation/val.txt").write_text("2007_000033\n")
+    for name in ("JPEGImages/2007_000033.jpg", "SegmentationClass/2007_000033.png", "ImageSets/Segmentation/val.txt"):
+        (root / name).parent.mkdir(parents=True)
+        (root / name).write_text("2007_000033\n")
     assert len(open_dataset("voc20", root).samples) == 1
     status, _, errors = evaluate(options=["voc20", "--root", str(root)])
     assert status == 2

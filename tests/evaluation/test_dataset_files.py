@@ -83,6 +83,17 @@ def test_grey_of_any_bits_is_not_stretched(bits, one):
     assert np.array_equal(dataset.read(sample)[1], values)
 
 
+@pytest.mark.parametrize("bits", [1, 2, 4, 8])
+def test_grey_of_any_bits_in_a_tiff(bits, one):
+    """Counted from white it is refused: what is stored is not what is shown."""
+    dataset, sample = one
+    photo_of(sample)
+    sample.mask.write_bytes(trees.tiff_of_bits(VALUES % 2**bits, bits))
+    assert np.array_equal(dataset.read(sample)[1], VALUES % 2**bits)
+    sample.mask.write_bytes(trees.tiff_of_bits(VALUES % 2**bits, bits, white_is_zero=True))
+    assert "grey counts from white (WhiteIsZero), takes grey that counts from black" in reason(dataset, sample)
+
+
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "LA", "CMYK", "F"])
 def test_masks_of_colour_or_with_alpha(mode, one):
     dataset, sample = one

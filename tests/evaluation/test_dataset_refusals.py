@@ -1,5 +1,6 @@
 """What is not as it should be, in one line that names it: roots, lists, class files."""
 
+import os
 import re
 import shutil
 import sys
@@ -100,6 +101,39 @@ def test_empty_folders_of_masks(tmp_path):
         assert re.search(rf"no \*\S*\.png .*in .*{tree.root / masks}$", refusal(tree.name, tree.root))
 
 
+@pytest.mark.parametrize(
+    ("tree", "what"),
+    [
+        (trees.voc, "photo"),
+        (trees.voc, "mask"),
+        (trees.context, "mask"),
+        (lambda root: trees.coco(root, "coco-stuff"), "photo"),
+        (trees.cityscapes, "photo"),
+        (trees.ade20k, "photo"),
+    ],
+    ids=["voc-photo", "voc-mask", "context-mask", "coco-photo", "cityscapes-photo", "ade20k-photo"],
+)
+def test_folders_without_one_file_that_is_wanted(tree, what, tmp_path):
+    """With one pair left, the other images fail one by one."""
+    tree = tree(tmp_path)
+    first, *others = open_dataset(tree.name, tmp_path).samples
+    for sample in others:
+        getattr(sample, what).unlink()
+    assert len(open_dataset(tree.name, tmp_path).samples) == len(others) + 1
+    file = getattr(first, what)
+    file.unlink()
+    message = refusal(tree.name, tmp_path)
+    assert message == f"root: not one of {len(others) + 1} images has photograph and mask; there is no {file}"
+
+
+def test_masks_named_otherwise_than_photographs(tmp_path):
+    trees.custom(tmp_path, ("a", "b"))
+    for name in "ab":
+        (tmp_path / "masks" / f"{name}.png").rename(tmp_path / "masks" / f"{name}_mask.png")
+    message = refusal("custom", tmp_path, classes=tmp_path / "classes.txt")
+    assert message == f"root: not one of 4 images has photograph and mask; there is no {tmp_path / 'masks' / 'a.png'}"
+
+
 def test_context_without_scipy_says_so_at_once(tmp_path, monkeypatch):
     pytest.importorskip("scipy")
     tree = trees.context(tmp_path, raw=True)
@@ -118,6 +152,18 @@ def test_a_folder_that_may_not_be_read(tmp_path, monkeypatch):
     monkeypatch.setattr(Path, "iterdir", forbid)
     message = refusal("custom", tmp_path, classes=tmp_path / "classes.txt")
     assert message == f"root: cannot read {tmp_path / 'images'}: Permission denied"
+
+
+@pytest.mark.parametrize("root", ["x" * 300, "/".join("a" * 3000)])
+def test_a_root_of_no_possible_name(root):
+    assert str(root) in refusal("voc21", root)
+
+
+@pytest.mark.parametrize("value", [3, b"data", ["data"]])
+def test_what_is_no_path(value, tmp_path):
+    for argument, options in (("root", {"root": value}), ("classes", {"root": tmp_path, "classes": value})):
+        with pytest.raises(TypeError, match=rf"^{argument}: got {re.escape(repr(value))}, takes a f"):
+            open_dataset("custom", **({"classes": "classes.txt"} | options))
 
 
 # --- lists
@@ -156,6 +202,15 @@ def test_a_list_with_names_beyond_ascii_and_a_byte_order_mark(tmp_path):
     assert all(dataset.read(sample) for sample in dataset.samples)
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes in folders")
+def test_a_list_that_is_a_pipe(tmp_path):
+    tree = trees.voc(tmp_path)
+    path = tree.root / "ImageSets" / "Segmentation" / "val.txt"
+    path.unlink()
+    os.mkfifo(path)
+    assert refusal("voc21", tmp_path) == f"root: cannot read {path}: it is a pipe, takes a file"
+
+
 # --- names and class files
 
 
@@ -169,6 +224,7 @@ def test_a_class_file_goes_with_custom_and_nothing_else(tmp_path):
     assert refusal("custom", tmp_path) == "classes: got None, takes the file of its classes with custom"
     message = refusal("voc21", tmp_path, classes=tmp_path / "classes.txt")
     assert message == f"classes: got {tmp_path / 'classes.txt'}, takes None with voc21"
+    assert refusal("custom", tmp_path, classes="") == "classes: got an empty name, takes a file"
 
 
 @pytest.mark.parametrize(

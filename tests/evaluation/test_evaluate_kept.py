@@ -259,7 +259,13 @@ def test_the_same_data_set_elsewhere_goes_on(run, made, tmp_path, out, dataset):
     assert evaluate(made, moved, out=out, workers=0).done_before == 4
 
 
-@pytest.mark.parametrize("content", [{"notes.txt": b"mine"}, {"settings.json": b"{}"}, {"settings.json": b"\xff"}])
+FORMAT_ALONE = b'{"format": "cdam_fast evaluation 1"}'
+
+
+@pytest.mark.parametrize(
+    "content",
+    [{"notes.txt": b"mine"}, {"settings.json": b"{}"}, {"settings.json": FORMAT_ALONE}, {"settings.json": b"\xff"}],
+)
 def test_a_folder_with_something_else_is_refused(run, out, content):
     out.mkdir()
     for name, text in content.items():

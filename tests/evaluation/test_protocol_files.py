@@ -5,12 +5,15 @@ import json
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from cdam_fast import CDAMSegmenter
-from cdam_fast.evaluation import PROTOCOLS, load_protocol
+from cdam_fast import CDAMSegmenter, cli
+from cdam_fast.commands.protocol_options import chosen_segmenter
+from cdam_fast.evaluation import PROTOCOLS, Dataset, load_protocol
 from cdam_fast.evaluation.datasets.classes import CLASSES
 from cdam_fast.evaluation.protocol import FOLDER
+from cdam_fast.processes import ALONE
 
 
 @pytest.mark.parametrize(
@@ -108,6 +111,24 @@ def test_a_file_of_ones_own(tmp_path):
     assert made.options.refine
     with pytest.raises(ValueError, match=r"^classes: got None, takes the names of custom, of which mine has no words"):
         protocol.settings("custom")
+
+
+@pytest.mark.parametrize("activation", ["GELU", "QuickGELU"])
+def test_its_activation_is_taken(tmp_path, activation):
+    """For its own weights; others, such as --model tiny in its place, say theirs."""
+    content = own_file()
+    content["models"] = [str(FOLDER.parents[1] / "data" / "tiny.json")]
+    content["published"] = []
+    settings = content["rules"][0]["settings"]
+    settings |= {"activation": activation, "pretrained": str(FOLDER.parents[1] / "data" / "tiny.safetensors")}
+    dataset = Dataset("custom", ("cat", "dog"), (), np.zeros(256, dtype=np.int16))
+    (tmp_path / "classes.txt").write_text("cat\ndog\n")
+    given = ["evaluate", "custom", "--root", ".", "--classes", str(tmp_path / "classes.txt"), "--device", "cpu"]
+    for more, expected in (([], activation), (["--model", "tiny"], "GELU")):
+        options = [*given, "--protocol", str(written(tmp_path, content)), *more]
+        segmenter, _ = chosen_segmenter(cli._parser().parse_args(options), dataset, ALONE)
+        kinds = {type(module).__name__ for module in segmenter.tower.visual.modules()}
+        assert kinds & {"GELU", "QuickGELU"} == {expected}
 
 
 def changed(*path, to):

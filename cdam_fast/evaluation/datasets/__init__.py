@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from cdam_fast.errors import reason_of
-from cdam_fast.evaluation.dataset import Dataset
+from cdam_fast.evaluation.dataset import Dataset, Sample
 from cdam_fast.evaluation.datasets.ade20k import ade20k
 from cdam_fast.evaluation.datasets.cityscapes import cityscapes
 from cdam_fast.evaluation.datasets.coco import coco_object, coco_stuff
@@ -61,20 +61,39 @@ def open_dataset(name: str, root: str | os.PathLike[str], *, classes: str | os.P
             Void is 255, or 65535; see `cdam_fast.evaluation.datasets.custom`.
 
     Raises:
-        ValueError: no such data set; a root or file that is not what it should be, with what was looked for, and
-            where. ModuleNotFoundError: no scipy.
+        TypeError, ValueError: no such data set; a root or file that is not what it should be, with what was looked
+            for, and where; not one photograph with its mask. ModuleNotFoundError: no scipy.
     """
     if name not in (*_READERS, "custom"):
         raise ValueError(f"name: got {name!r}, takes one of {', '.join(_READERS)}, custom")
     if (classes is None) == (name == "custom"):
         got, takes = ("None", "the file of its classes") if classes is None else (os.fspath(classes), "None")
         raise ValueError(f"classes: got {got}, takes {takes} with {name}")
-    if not os.fspath(root):
-        raise ValueError("root: got an empty name, takes a folder")
+    for argument, value in (("root", root), ("classes", classes)):
+        if value is not None or argument == "root":
+            _check_path(argument, value)
     root = Path(os.path.expanduser(root))  # noqa: PTH111 - Path.expanduser raises where there is no home
-    if not root.is_dir():
-        raise ValueError(f"root: {root} {'is a file' if root.exists() else 'is not there'}, takes a folder")
     try:
-        return _READERS[name](root) if classes is None else custom(root, Path(classes))
+        if not root.is_dir():
+            raise ValueError(f"root: {root} {'is a file' if root.exists() else 'is not there'}, takes a folder")
+        dataset = _READERS[name](root) if classes is None else custom(root, Path(classes))
     except OSError as error:
         raise ValueError(f"root: cannot read {error.filename or root}: {reason_of(error)}") from error
+    _check_pairs(dataset.samples)
+    return dataset
+
+
+def _check_path(argument: str, value: object) -> None:
+    takes = "a folder" if argument == "root" else "a file"
+    if not isinstance(value, (str, os.PathLike)):
+        raise TypeError(f"{argument}: got {value!r}, takes {takes}")
+    if not os.fspath(value):
+        raise ValueError(f"{argument}: got an empty name, takes {takes}")
+
+
+def _check_pairs(samples: tuple[Sample, ...]) -> None:
+    """Some photograph has its mask: else the folder is not what it should be, and each image would say so."""
+    there = os.path.exists  # that of a Path raises
+    if not any(there(sample.photo) and there(sample.mask) for sample in samples):
+        first = samples[0].mask if there(samples[0].photo) else samples[0].photo
+        raise ValueError(f"root: not one of {len(samples)} images has photograph and mask; there is no {first}")

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from cdam_fast.errors import reason_of
 from cdam_fast.evaluation.dataset import INVALID, VOID, Sample
+from cdam_fast.segmentation.photo_files import check_regular
 
 Meaning = NDArray[np.int16]
 
@@ -51,8 +52,9 @@ def read_list(path: Path) -> list[str]:
         ValueError: no text; several entries on a line; a name out of the folder, with its ending or twice; none.
     """
     try:
+        check_regular(path)
         lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise ValueError(f"root: cannot read {path}: {reason_of(error)}") from error
     names: dict[str, int] = {}
     for number, line in enumerate(lines, 1):
