@@ -24,7 +24,8 @@ _FORMAT = "cdam_fast evaluation 1"
 ANSWER = "logits of a test picture"
 """Of the settings the one that is measured, so that it differs by rounding."""
 
-_ROUNDING = 5e-5
+_ROUNDING = 3e-4
+"""With room for GPUs of two kinds, which are not measured: other texts of the tiny model move one by 6e-4 or more."""
 
 
 class Row(NamedTuple):
