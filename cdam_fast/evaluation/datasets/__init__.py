@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from cdam_fast.errors import reason_of
+from cdam_fast.evaluation.checks import check_path
 from cdam_fast.evaluation.dataset import Dataset
 from cdam_fast.evaluation.datasets.ade20k import ade20k
 from cdam_fast.evaluation.datasets.cityscapes import cityscapes
@@ -61,20 +62,19 @@ def open_dataset(name: str, root: str | os.PathLike[str], *, classes: str | os.P
             Void is 255, or 65535; see `cdam_fast.evaluation.datasets.custom`.
 
     Raises:
-        ValueError: no such data set; a root or file that is not what it should be, with what was looked for, and
-            where. ModuleNotFoundError: no scipy.
+        TypeError: a root or a class file that is no path. ValueError: no such data set; a root or file that is not what
+            it should be, with what was looked for, and where. ModuleNotFoundError: no scipy.
     """
-    if name not in (*_READERS, "custom"):
+    if not isinstance(name, str) or name not in (*_READERS, "custom"):
         raise ValueError(f"name: got {name!r}, takes one of {', '.join(_READERS)}, custom")
-    if (classes is None) == (name == "custom"):
-        got, takes = ("None", "the file of its classes") if classes is None else (os.fspath(classes), "None")
-        raise ValueError(f"classes: got {got}, takes {takes} with {name}")
-    if not os.fspath(root):
-        raise ValueError("root: got an empty name, takes a folder")
-    root = Path(os.path.expanduser(root))  # noqa: PTH111 - Path.expanduser raises where there is no home
+    class_file = None if classes is None else check_path("classes", classes, "a file, a class a line")
+    if (class_file is None) == (name == "custom"):
+        takes = "the file of its classes" if class_file is None else "None"
+        raise ValueError(f"classes: got {class_file}, takes {takes} with {name}")
+    root = Path(os.path.expanduser(check_path("root", root, "a folder")))  # noqa: PTH111 - Path.expanduser raises where there is no home
     if not root.is_dir():
         raise ValueError(f"root: {root} {'is a file' if root.exists() else 'is not there'}, takes a folder")
     try:
-        return _READERS[name](root) if classes is None else custom(root, Path(classes))
+        return _READERS[name](root) if class_file is None else custom(root, class_file)
     except OSError as error:
         raise ValueError(f"root: cannot read {error.filename or root}: {reason_of(error)}") from error
