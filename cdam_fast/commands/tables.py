@@ -111,7 +111,8 @@ def _numbers(text: str | None) -> tuple[int, ...]:
 
 def _check(parsed: argparse.Namespace, numbers: tuple[int, ...]) -> None:
     for option, tables in _TAKERS.items():
-        if getattr(parsed, option) not in (None, []):
+        said_elsewhere = option in ("model", "pretrained") and bool(_OTHER_MODEL & set(numbers))  # in the report
+        if getattr(parsed, option) not in (None, []) and not said_elsewhere:
             _check_wanted(f"--{option}:", tables, numbers)
     if parsed.limit is not None and parsed.limit < 1:
         raise UsageError(f"--limit: got {parsed.limit}, takes a whole number from 1")

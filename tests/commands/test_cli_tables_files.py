@@ -14,10 +14,10 @@ from cdam_fast.evaluation.tables import small
     [
         (["--limit", "3", "--only", "5,6"], "--limit: is of no table of --only 5,6, takes one of 1, 2, 3, 8, 11,"),
         (
-            ["--model", "tiny", "--only", "5,16,18"],
-            "--model: is of no table of --only 5,16,18, takes one of 1, 2, 3, 8",
+            ["--model", "tiny", "--only", "5,18"],
+            "--model: is of no table of --only 5,18, takes one of 1, 2, 3, 8",
         ),
-        (["--pretrained", "openai", "--only", "16"], "--pretrained: is of no table of --only 16, takes one of 1,"),
+        (["--pretrained", "openai", "--only", "18"], "--pretrained: is of no table of --only 18, takes one of 1,"),
         (["--root", "voc21=x", "--only", "2"], "--root: voc21 is of no table of --only 2, takes one of 1, 3, 8,"),
         (["--root", "ade20k=x", "--only", "1,3"], "--root: ade20k is of no table of --only 1,3, takes one of 2"),
         (["--model", "", "--only", "1"], "--model: "),
