@@ -146,6 +146,14 @@ def test_text_of_the_report(tmp_path):
     assert read["cells"][1]["status"] == "failed: measured again"
 
 
+def test_a_deviation_of_nothing_is_one(tmp_path):
+    outcomes = {}
+    measure([one := job("x", found(0.7, deviation=0.0))], tmp_path, None, outcomes)
+    plan = Plan(17, (Planned("maskclip, similarity", "voc21", one), Planned("maskclip, similarity", "context60")))
+    cells = [cell.as_json() for cell in fill(plan, outcomes).cells]
+    assert [cell.get("deviation") for cell in cells] == [0.0, None, None]
+
+
 def test_failed_images_are_said(tmp_path):
     plan = table_13([job("one", found(0.5, failed=2, reason="a: mask a.png: is none")), None, None])
     outcomes = {}

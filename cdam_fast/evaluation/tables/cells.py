@@ -88,4 +88,4 @@ class Cell:
         """Plain values; deviations and failed images where there are any, and why the first of them did."""
         always = {name: getattr(self, name) for name in ("row", "column", "ours", "paper", "images", "status")}
         seldom = {name: getattr(self, name) for name in ("deviation", "paper_deviation", "failed", "reason")}
-        return always | {name: value for name, value in seldom.items() if value}
+        return always | {name: value for name, value in seldom.items() if value or isinstance(value, float)}
