@@ -148,6 +148,8 @@ def _columns(parsed: argparse.Namespace, numbers: tuple[int, ...], out: Path) ->
             return {NAME: scenes_column(out / NAME)}
         except ValueError as error:
             raise UsageError(f"--out: {reason_of(error).removeprefix('root: ')}") from None
+        except OSError as error:
+            raise UsageError(f"--out: cannot write {error.filename or out / NAME}: {reason_of(error)}") from None
     known = [name for number in (1, 2) for name in paper_tables()[number].columns if name != AVERAGE]
     columns: dict[str, Any] = {}
     for text in parsed.root:

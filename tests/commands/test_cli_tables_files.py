@@ -1,6 +1,9 @@
 """``cdam-fast tables``: options that no table takes, and files that change under what was measured."""
 
+import errno
 import json
+import os
+import re
 
 import pytest
 from PIL import Image
@@ -49,6 +52,17 @@ def test_more_images_than_there_are(tables, tmp_path, monkeypatch):
     monkeypatch.setattr(small.scenes_column, "__defaults__", (1,))
     assert tables("--only", "14", "--limit", "20")[0] == 0
     assert "on the first 1 of its held-out generated scenes" in (tmp_path / "report.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("place", ["cdam_fast.evaluation.scenes._write", "cdam_fast.commands.results.check_room"])
+def test_a_full_disk(tables, monkeypatch, place):
+    def full(*arguments):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(place, full)
+    status, said, _ = tables("--only", "14")
+    assert (status, said.count("\n")) == (2, 1)
+    assert re.match(r"cdam-fast tables: error: --out: cannot write .*: No space left on device", said), said
 
 
 def test_a_mask_that_has_changed_is_measured_again(tables, tmp_path, monkeypatch):

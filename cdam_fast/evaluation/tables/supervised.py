@@ -37,6 +37,7 @@ from cdam_fast.evaluation.reading import identity_of
 from cdam_fast.evaluation.tables.cells import Job, Plan, Planned, Value
 from cdam_fast.evaluation.tables.inputs import digest
 from cdam_fast.evaluation.tables.paper import paper_tables
+from cdam_fast.files import write_whole
 
 CLASSES_FILE = "classes.json"
 WITH_CDAM = " + CDAM"
@@ -215,6 +216,6 @@ def _mean(values: list[float | None]) -> float | None:
 
 def write_image(path: Path, tensors: Mapping[str, Any]) -> None:
     """One image's file, of tensors or arrays as above."""
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
-    save_file({name: torch.as_tensor(value).contiguous() for name, value in tensors.items()}, path)
+    write_whole(path, save({name: torch.as_tensor(value).contiguous() for name, value in tensors.items()}))
