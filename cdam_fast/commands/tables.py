@@ -151,13 +151,16 @@ def _columns(parsed: argparse.Namespace, numbers: tuple[int, ...], out: Path) ->
         except OSError as error:
             raise UsageError(f"--out: cannot write {error.filename or out / NAME}: {reason_of(error)}") from None
     known = [name for number in (1, 2) for name in paper_tables()[number].columns if name != AVERAGE]
-    columns: dict[str, Any] = {}
-    for text in parsed.root:
-        name, _, folder = text.partition("=")
+    given = [text.partition("=")[::2] for text in parsed.root]
+    for text, (name, folder) in zip(parsed.root, given):
         if name not in known or not folder:
             raise UsageError(f"--root: got {text!r}, takes NAME=DIR, NAME one of {', '.join(known)}")
-        columns_of = {number for number in _TAKERS["root"] if name in paper_tables()[number].columns}
-        _check_wanted(f"--root: {name}", columns_of | ({3} if name == "voc21" else set()), numbers)
+    names = {name for name, _ in given}
+    takers = {number for number in _TAKERS["root"] if names & {*paper_tables()[number].columns}}
+    if names:
+        _check_wanted(f"--root: {', '.join(sorted(names))}", takers | ({3} if "voc21" in names else set()), numbers)
+    columns: dict[str, Any] = {}
+    for name, folder in given:
         if name in columns:
             raise UsageError(f"--root: got {name} twice, takes each data set once")
         try:
@@ -248,9 +251,10 @@ def _head(parsed: argparse.Namespace, columns: dict[str, Any], interrupted: bool
             "are of 8 pixels.",
         ]
     for column in columns.values():
-        note = f"; {column.dataset.note}" if column.dataset.note else ""
+        images, note = f"{len(column.dataset.samples)} images", column.dataset.note
         if not parsed.small:
-            lines.append(f"{column.name}: {len(column.dataset.samples)} images{note}.")
+            said = note if note.startswith(images) else "; ".join(filter(None, (images, note)))
+            lines.append(f"{column.name}: {said}.")
     if parsed.model or parsed.pretrained:
         given = " ".join(filter(None, (parsed.model, parsed.pretrained)))
         but = "Table 16" if _is_timed(parsed.model) else "Tables 5, 6 and 16"

@@ -23,6 +23,7 @@ from cdam_fast.evaluation.tables import small
         (["--pretrained", "openai", "--only", "18"], "--pretrained: is of no table of --only 18, takes one of 1,"),
         (["--root", "voc21=x", "--only", "2"], "--root: voc21 is of no table of --only 2, takes one of 1, 3, 8,"),
         (["--root", "ade20k=x", "--only", "1,3"], "--root: ade20k is of no table of --only 1,3, takes one of 2"),
+        (["--root", "ade20k=x", "--root", "voc21=y", "--only", "1"], "--root: ade20k: x is not there, takes a folder"),
         (["--model", "", "--only", "1"], "--model: "),
         (["--pretrained", "", "--only", "1"], "--pretrained: got ''"),
         (["--small", "--model", ""], "--model: takes no --small as well"),
