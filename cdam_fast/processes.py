@@ -118,8 +118,11 @@ class Processes:
             raise Stopped(self._ended(reason_of(error))) from None
 
     def _ended(self, reason: str) -> str:
+        return self._why(f"another process has ended ({reason})")
+
+    def _why(self, otherwise: str) -> str:
         known = self._watch.reason() if self._watch is not None else None
-        return f"{self.name}: {known or f'another process has ended ({reason})'}"
+        return f"{self.name}: {known or otherwise}"
 
     def _join(self) -> None:
         distributed = torch.distributed
@@ -239,7 +242,7 @@ def joined(*, at_the_end: bool = False) -> Iterator[Processes]:
     def stop(number: int, frame: object) -> None:
         if not told.is_set():
             told.set()  # a second one would fall into the first one's way out
-            raise Stopped(processes._ended("SIGTERM: torchrun ends the run"))
+            raise Stopped(processes._why("told to end by SIGTERM, which torchrun sends when another process has ended"))
 
     before = signal.signal(signal.SIGTERM, stop)
     try:

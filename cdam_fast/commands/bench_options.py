@@ -41,6 +41,7 @@ def check_outputs(parsed: argparse.Namespace) -> None:
 
     if parsed.plot is not None:
         require_matplotlib("--plot")
+        report.check_figure(parsed.plot)
     for option in ("json", "plot"):
         if getattr(parsed, option) is not None:
             report.check_writable(f"--{option}", getattr(parsed, option))

@@ -65,6 +65,8 @@ def parse_peers(parsed: argparse.Namespace) -> PeerOptions:
     if runs < 1:
         raise UsageError(f"--runs: got {runs}, takes a whole number from 1")
     lists = inputs.parse_class_lists(_CLASSES if parsed.classes is None else parsed.classes)
+    if any(len(entry.words) < 2 for entry in lists):
+        raise UsageError("--classes: got 1, takes 2 or more with --peers: over one class there is one distribution")
     grids = {inputs.parse_grid(grid) for grid in (_GRIDS if parsed.grid is None else parsed.grid).split(",")}
     device = devices.parse_device(value(parsed, "device"))
     if device.type not in ("cpu", "cuda"):

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +75,7 @@ def chosen_segmenter(parsed: argparse.Namespace, dataset: Dataset, processes: Pr
     device = local_device(parse_device(parsed.device))
     if processes.first:
         tell(describe_device(device))
-    with named_errors(parsed):
+    with named_errors(parsed), _named_setting(parsed, chosen):
         segmenter = CDAMSegmenter.from_pretrained(
             chosen.model,
             chosen.pretrained,
@@ -88,6 +90,18 @@ def chosen_segmenter(parsed: argparse.Namespace, dataset: Dataset, processes: Pr
             **chosen.options,
         )
     return segmenter, chosen
+
+
+@contextlib.contextmanager
+def _named_setting(parsed: argparse.Namespace, chosen: Chosen) -> Iterator[None]:
+    """An argument that no option gave, or could give, is the protocol's."""
+    try:
+        yield
+    except (TypeError, ValueError) as error:
+        name = str(error).partition(":")[0].partition("[")[0]
+        if name not in chosen.options or name in _SIDES or getattr(parsed, name, None) is not None:
+            raise
+        raise UsageError(f"--protocol: {chosen.protocol.name}: {error}") from None
 
 
 def choose(parsed: argparse.Namespace, dataset: Dataset) -> Chosen:
@@ -117,7 +131,7 @@ def choose(parsed: argparse.Namespace, dataset: Dataset) -> Chosen:
     different += [f"dtype {parsed.dtype}"] if parsed.dtype != "float32" else []
     different += ["amp"] if parsed.amp else []
     different += [f"the first {parsed.limit} images"] if parsed.limit is not None else []
-    pretrained = parsed.pretrained or pretrained
+    pretrained = pretrained if parsed.pretrained is None else parsed.pretrained
     identity = {"model": known(model), "pretrained": known(pretrained)}
     return Chosen(protocol, settings, model, pretrained, base, options, different, identity)
 

@@ -60,7 +60,7 @@ def tell(text: str) -> None:
 
 def _write(stream: TextIO, text: str) -> None:
     with writing(stream):
-        print(one_line(text), file=stream)
+        print(f"{one_line(text)}\n", end="", file=stream)  # at once: a signal may come between two
 
 
 def show(renderable: Any, width: int = 120) -> None:

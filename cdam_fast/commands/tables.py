@@ -19,6 +19,16 @@ from cdam_fast.errors import UsageError, reason_of
 NUMBERS = (1, 2, 3, 5, 6, 8, 11, 13, 14, 15, 16, 17, 18)
 """Of the paper's tables that are measured."""
 
+_LATENCY, _OTHER_MODEL, _SUPERVISED = {5, 6}, {16}, {18}
+_TAKERS = {
+    "root": set(NUMBERS) - _LATENCY - _SUPERVISED,
+    "scores": _SUPERVISED,
+    "limit": set(NUMBERS) - _LATENCY,
+    "model": set(NUMBERS) - _LATENCY - _OTHER_MODEL - _SUPERVISED,
+    "pretrained": set(NUMBERS) - _OTHER_MODEL - _SUPERVISED,
+}
+"""By option, the tables that it is of."""
+
 
 def add_command(commands: Any) -> None:
     """Add it to argparse's."""
@@ -47,8 +57,8 @@ def add_command(commands: Any) -> None:
         "--only", metavar="N,N", help=f"these tables alone, of {', '.join(map(str, NUMBERS))} (default: all)"
     )
     tables.add_argument("--limit", type=int, metavar="N", help="the first N images of each data set")
-    tables.add_argument("--model", metavar="NAME|FILE.json", help="in place of the protocol's; not of Table 16's")
-    tables.add_argument("--pretrained", metavar="TAG|FILE", help="its weights, and those of Tables 5 and 6")
+    tables.add_argument("--model", metavar="NAME|FILE.json", help="in place of the protocol's; not of Tables 5, 6, 16")
+    tables.add_argument("--pretrained", metavar="TAG|FILE", help="its weights; of ViT-B-16 those of Tables 5 and 6 too")
     add_device(tables)
     tables.set_defaults(run=_run)
 
@@ -69,7 +79,7 @@ def _tables(parsed: argparse.Namespace) -> int:
     _check(parsed, numbers)
     out = make_folder(parsed.out)
     device = parse_device(parsed.device)
-    columns = _columns(parsed, out)
+    columns = _columns(parsed, numbers, out)
     tell(describe_device(device))
     progress = Progress()
     plans = _plans(parsed, numbers, columns, device, out, progress.on_image)
@@ -100,26 +110,35 @@ def _numbers(text: str | None) -> tuple[int, ...]:
 
 
 def _check(parsed: argparse.Namespace, numbers: tuple[int, ...]) -> None:
-    for option, tables in (("scores", {18}), ("root", set(NUMBERS) - {5, 6, 18})):
-        if getattr(parsed, option) and not tables & set(numbers):
-            takes = ", ".join(map(str, sorted(tables)))
-            raise UsageError(f"--{option}: is of no table of --only {parsed.only}, takes one of {takes}")
+    for option, tables in _TAKERS.items():
+        said_elsewhere = option in ("model", "pretrained") and bool(_OTHER_MODEL & set(numbers))  # in the report
+        if getattr(parsed, option) not in (None, []) and not said_elsewhere:
+            _check_wanted(f"--{option}:", tables, numbers)
     if parsed.limit is not None and parsed.limit < 1:
         raise UsageError(f"--limit: got {parsed.limit}, takes a whole number from 1")
     for option in ("root", "scores", "model", "pretrained"):
-        if parsed.small and getattr(parsed, option):
+        if parsed.small and getattr(parsed, option) not in (None, []):
             raise UsageError(f"--{option}: takes no --small as well, which has data and a model of its own")
-    if parsed.model or parsed.pretrained:
+    if parsed.model is not None or parsed.pretrained is not None:
         from cdam_fast.evaluation import load_protocol
         from cdam_fast.segmentation.sources import find_source
 
         own = load_protocol("paper").settings("voc21")
         weights = own.pretrained if parsed.model in (None, own.model) else None
         with named_errors(parsed):  # here, and not in every cell
-            find_source(parsed.model or own.model, parsed.pretrained or weights)
+            find_source(
+                own.model if parsed.model is None else parsed.model,
+                weights if parsed.pretrained is None else parsed.pretrained,
+            )
 
 
-def _columns(parsed: argparse.Namespace, out: Path) -> dict[str, Any]:
+def _check_wanted(what: str, tables: set[int], numbers: tuple[int, ...]) -> None:
+    if not tables & set(numbers):
+        takes = ", ".join(map(str, sorted(tables)))
+        raise UsageError(f"{what} is of no table of --only {','.join(map(str, numbers))}, takes one of {takes}")
+
+
+def _columns(parsed: argparse.Namespace, numbers: tuple[int, ...], out: Path) -> dict[str, Any]:
     from cdam_fast.evaluation.datasets import open_dataset
     from cdam_fast.evaluation.tables import AVERAGE, Column, paper_tables
     from cdam_fast.evaluation.tables.small import NAME, scenes_column
@@ -129,12 +148,19 @@ def _columns(parsed: argparse.Namespace, out: Path) -> dict[str, Any]:
             return {NAME: scenes_column(out / NAME)}
         except ValueError as error:
             raise UsageError(f"--out: {reason_of(error).removeprefix('root: ')}") from None
+        except OSError as error:
+            raise UsageError(f"--out: cannot write {error.filename or out / NAME}: {reason_of(error)}") from None
     known = [name for number in (1, 2) for name in paper_tables()[number].columns if name != AVERAGE]
-    columns: dict[str, Any] = {}
-    for text in parsed.root:
-        name, _, folder = text.partition("=")
+    given = [text.partition("=")[::2] for text in parsed.root]
+    for text, (name, folder) in zip(parsed.root, given):
         if name not in known or not folder:
             raise UsageError(f"--root: got {text!r}, takes NAME=DIR, NAME one of {', '.join(known)}")
+    names = {name for name, _ in given}
+    takers = {number for number in _TAKERS["root"] if names & {*paper_tables()[number].columns}}
+    if names:
+        _check_wanted(f"--root: {', '.join(sorted(names))}", takers | ({3} if "voc21" in names else set()), numbers)
+    columns: dict[str, Any] = {}
+    for name, folder in given:
         if name in columns:
             raise UsageError(f"--root: got {name} twice, takes each data set once")
         try:
@@ -173,7 +199,7 @@ def _plans(
         workers=0 if parsed.small else None,  # few and small: processes would take longer to start
         on_image=on_image,
     )
-    latency = latency_plans(device, parsed.pretrained, small=parsed.small)
+    latency = latency_plans(device, parsed.pretrained if _is_timed(parsed.model) else None, small=parsed.small)
 
     def plan(number: int) -> Any:
         if number in TABLES:
@@ -199,14 +225,22 @@ def _plans(
     return [plan(number) for number in numbers]
 
 
+def _is_timed(model: str | None) -> bool:
+    """Whether it is the one of Tables 5 and 6, or none is named."""
+    from cdam_fast.measuring.inputs import MODEL
+
+    return model in (None, MODEL)
+
+
 def _head(parsed: argparse.Namespace, columns: dict[str, Any], interrupted: bool) -> list[str]:
     """Paragraphs at the head of the report."""
     from cdam_fast.evaluation.tables import small
 
     lines = []
     if parsed.small:
+        count = len(columns[small.NAME].dataset.samples[: parsed.limit])
         lines += [
-            f"Column {small.NAME}: the tiny model of the package on the first {parsed.limit or small.COUNT} of its "
+            f"Column {small.NAME}: the tiny model of the package on the first {count} of its "
             "held-out generated scenes, nine classes, the ground included. It shows that every table is measured; it "
             "compares nothing with the paper's numbers, which are of photographs.",
             "The bases alone are without a threshold there, and so is CDAM in all tables but 1, 14, the last row of 3, "
@@ -218,12 +252,14 @@ def _head(parsed: argparse.Namespace, columns: dict[str, Any], interrupted: bool
             "are of 8 pixels.",
         ]
     for column in columns.values():
-        note = f"; {column.dataset.note}" if column.dataset.note else ""
+        images, note = f"{len(column.dataset.samples)} images", column.dataset.note
         if not parsed.small:
-            lines.append(f"{column.name}: {len(column.dataset.samples)} images{note}.")
+            said = note if note.startswith(images) else "; ".join(filter(None, (images, note)))
+            lines.append(f"{column.name}: {said}.")
     if parsed.model or parsed.pretrained:
         given = " ".join(filter(None, (parsed.model, parsed.pretrained)))
-        lines.append(f"{given} in place of the protocol's model or weights, but for Table 16.")
+        but = "Table 16" if _is_timed(parsed.model) else "Tables 5, 6 and 16"
+        lines.append(f"{given} in place of the protocol's model or weights, but for {but}.")
     if parsed.limit is not None and not parsed.small:
         lines.append(f"Only the first {parsed.limit} images of each data set.")
     if interrupted:

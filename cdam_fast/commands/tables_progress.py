@@ -50,7 +50,11 @@ class Progress:
 def _said(outcome: Outcome) -> str:
     if outcome.reason is not None:
         return f"failed: {outcome.reason}"
-    failed = max((value.failed for value in outcome.values.values()), default=0)
+    worst = max(outcome.values.values(), key=lambda value: value.failed, default=None)
     numbers = [value.number for value in outcome.values.values()]
     said = ", ".join("none" if number is None else f"{number:.3g}" for number in numbers[:3])
-    return said + (", ..." if len(numbers) > 3 else "") + (f"; {failed} images failed" if failed else "")
+    return (
+        said
+        + (", ..." if len(numbers) > 3 else "")
+        + (f"; {worst.failed} images failed, the first: {worst.reason}" if worst and worst.failed else "")
+    )

@@ -32,6 +32,10 @@ def confusion_of(labels: Tensor, truth: Truth, classes: int) -> Tensor:
 
 def iou_of_classes(confusion: Tensor) -> list[float | None]:
     """Of each class intersection over union, a fraction of 1; None where it neither occurs nor was predicted."""
+    if not isinstance(confusion, Tensor):
+        raise TypeError(f"confusion: got {type(confusion).__name__}, takes a torch.Tensor of shape [C, C]")
+    if confusion.dim() != 2 or confusion.shape[0] != confusion.shape[1]:
+        raise ValueError(f"confusion: got shape {tuple(confusion.shape)}, takes [C, C]")
     matrix = confusion.double()
     both = matrix.diagonal()
     union = matrix.sum(0) + matrix.sum(1) - both

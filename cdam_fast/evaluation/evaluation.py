@@ -9,7 +9,6 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,12 +16,14 @@ from torch import Tensor
 
 from cdam_fast.errors import UsageError, reason_of
 from cdam_fast.evaluation import conditions
+from cdam_fast.evaluation.checks import check_dataset, check_path, check_plain, check_share
 from cdam_fast.evaluation.confusion import confusion_of, iou_of_classes, mean_iou
 from cdam_fast.evaluation.dataset import Dataset, Sample
 from cdam_fast.evaluation.kept import ANSWER, Kept, Row, difference
 from cdam_fast.evaluation.reading import Read, check_limit, check_workers, read_images
 from cdam_fast.processes import ALONE, Processes
 from cdam_fast.segmentation import CDAMSegmenter
+from cdam_fast.segmentation.options import check_flag
 from cdam_fast.segmentation.preparation import Prepared
 
 
@@ -141,12 +142,20 @@ def evaluate(
     """
     import torchmetrics  # noqa: F401 - said before any work
 
-    count = len(dataset.classes)
+    if not hasattr(segmenter, "texts") or not hasattr(segmenter, "outcomes"):
+        raise TypeError(f"segmenter: got {type(segmenter).__name__}, takes a CDAMSegmenter")
+    if not isinstance(processes, Processes):
+        raise TypeError(f"processes: got {type(processes).__name__}, takes what cdam_fast.processes.joined gives")
+    if not callable(on_image):
+        raise TypeError(f"on_image: got {type(on_image).__name__}, takes a function of a name and an Evaluation")
+    strict = check_flag("strict", strict)
+    own, published = check_plain("settings", {} if settings is None else settings), check_share("published", published)
+    protocol = None if protocol is None else check_plain("protocol", protocol)
+    count = len(check_dataset(dataset).classes)
     if len(segmenter.texts.words.names) != count:
         got = len(segmenter.texts.words.names)
         raise ValueError(f"segmenter: has {got} classes, takes the {count} of {dataset.name}")
-    if out is not None and not os.fspath(out):
-        raise ValueError("out: got an empty name, takes a folder")
+    folder = None if out is None else check_path("out", out, "a folder")
     limit = check_limit(limit)
     workers = check_workers(workers, processes.of_machine)
     samples = dataset.samples[:limit]
@@ -155,11 +164,11 @@ def evaluate(
         classes=dataset.classes,
         confusion=torch.zeros(count, count, dtype=torch.int64, device="cpu"),
         words=conditions.words_of(segmenter),
-        settings=conditions.settings_of(segmenter, dataset) | dict(settings or {}),
+        settings=conditions.settings_of(segmenter, dataset) | own,
         versions=conditions.versions(),
         commit=conditions.commit(),
         note=dataset.note,
-        protocol=None if protocol is None else dict(protocol),
+        protocol=protocol,
         published=published,
     )
     decisive = result.settings | {"versions": result.versions, "commit": (result.commit or {}).get("hash")}
@@ -167,9 +176,9 @@ def evaluate(
         decisive[ANSWER] = conditions.answer_of(segmenter)
     _check_same(processes, decisive, samples)
     kept = None
-    if out is not None:
+    if folder is not None:
         with processes.first_alone():
-            kept = Kept(Path(out), decisive, first=processes.first)
+            kept = Kept(folder, decisive, first=processes.first)
     done = set()
     for row in [] if kept is None else kept.rows(samples, count):
         done.add(row.image)

@@ -89,20 +89,32 @@ class Kept:
             raise ValueError(f"out: {self.folder} has results with {different}; takes another folder for these")
 
     def rows(self, samples: Sequence[Sample], classes: int) -> Iterator[Row]:
-        """Of the samples whose files are as they were; all files are read before the first."""
+        """Of the samples whose files are as they were; all files are read before the first.
+
+        Raises:
+            ValueError: a file that cannot be read.
+        """
         found: dict[str, dict[str, Any]] = {}
         for path in sorted(self.folder.glob(_IMAGES.format("*"))):
-            for line in path.read_bytes().splitlines(keepends=True):
+            try:
+                lines = path.read_bytes().splitlines(keepends=True)
+            except OSError as error:
+                raise ValueError(f"out: cannot read {path}: {reason_of(error)}") from None
+            for line in lines:
                 row = _parse(line)
                 if row is not None:
                     found[row["image"]] = row
         for sample in samples:
             row = found.get(readable(sample.name))
-            if row is not None and [row["photo"], row["mask"]] == _identity(sample):
+            identity = identity_of(sample.photo, sample.mask)
+            if row is not None and [row["photo"], row["mask"]] == identity:
                 confusion = torch.zeros(classes, classes, dtype=torch.int64, device="cpu")
-                for truth, label, count in row["counts"]:
-                    confusion[truth, label] = count
-                yield Row(sample.name, _identity(sample), confusion, row["seconds"])
+                try:
+                    for truth, label, count in row["counts"]:
+                        confusion[truth, label] = count
+                except (TypeError, ValueError, IndexError, RuntimeError):  # somebody has written in it
+                    continue
+                yield Row(sample.name, identity, confusion, row["seconds"])
 
     def add(self, row: Row, rank: int) -> None:
         """Of this process.
@@ -181,14 +193,8 @@ def _parse(line: bytes) -> dict[str, Any] | None:
         row = json.loads(line)
     except ValueError:
         return None
-    return row if isinstance(row, dict) and {"image", "photo", "mask", "counts", "seconds"} <= row.keys() else None
-
-
-def _identity(sample: Sample) -> Identity | None:
-    try:
-        return identity_of(sample)
-    except OSError:
-        return None
+    whole = isinstance(row, dict) and {"image", "photo", "mask", "counts", "seconds"} <= row.keys()
+    return row if whole and isinstance(row["image"], str) and isinstance(row["seconds"], (int, float)) else None
 
 
 def difference(there: dict[str, Any], here: dict[str, Any], path: str = "") -> str:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Union
 
+from cdam_fast.evaluation.checks import check_names
 from cdam_fast.evaluation.datasets.classes import CLASSES
 from cdam_fast.evaluation.protocol_file import NOT_OPTIONS, OF_THE_MODEL, Published, Rule, read_protocol
 from cdam_fast.segmentation.options import check_flag
@@ -115,22 +116,23 @@ class Protocol:
 
         Raises:
             ValueError: a data set, base or model that the protocol does not have; a data set of no known names.
-            TypeError: cdam is no flag.
+            TypeError: cdam is no flag, classes are no names.
         """
         base = self.bases[0] if base is None else base
         model = self.models[0] if model is None else model
         cdam = check_flag("cdam", cdam)
         for argument, value in (("dataset", dataset), ("base", base), ("model", model)):
             known: tuple[str, ...] = getattr(self, f"{argument}s")
-            if value not in known:
+            if not isinstance(value, str) or value not in known:
                 raise ValueError(f"{argument}: got {value!r}, the protocol {self.name} takes one of {', '.join(known)}")
+        names = None if classes is None else check_names("classes", classes)
         found: dict[str, Any] = {}
         sources: dict[str, str] = {}
         for rule in self.rules:
             if rule.holds(dataset=dataset, base=base, model=model, cdam=cdam):
                 found |= rule.settings
                 sources |= rule.sources
-        words = found["words"] if found["words"] is not None else classes or CLASSES.get(dataset)
+        words = found["words"] if found["words"] is not None else names or CLASSES.get(dataset)
         if words is None:
             raise ValueError(f"classes: got None, takes the names of {dataset}, of which {self.name} has no words")
         published = next(
@@ -166,7 +168,7 @@ def load_protocol(name: str | os.PathLike[str]) -> Protocol:
     Raises:
         ValueError: no such protocol; a file that is none, with the place in it and what it takes there.
     """
-    if not isinstance(name, os.PathLike) and name not in PROTOCOLS:
+    if not isinstance(name, os.PathLike) and (not isinstance(name, str) or name not in PROTOCOLS):
         takes = f"takes one of {', '.join(PROTOCOLS)}, or the pathlib.Path of a file"
         raise ValueError(f"protocol: got {name!r}, {takes}")
     path = Path(name) if isinstance(name, os.PathLike) else FOLDER / f"{name}.json"

@@ -9,19 +9,20 @@ import sys
 import threading
 import types
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from cdam_fast.arguments import plain
 from cdam_fast.errors import reason_of
+from cdam_fast.evaluation.checks import check_whole
 from cdam_fast.evaluation.dataset import Dataset, Sample
 from cdam_fast.processes import cores
 from cdam_fast.segmentation.preparation import Preparation, Prepared
 
 Identity = list[list[int]]
-"""Bytes and time of change in nanoseconds of photograph and mask."""
+"""Bytes and time of change in nanoseconds of each file: of an image its photograph and its mask."""
 
 _AHEAD = 4
 """Images that each process has ready at most."""
@@ -38,9 +39,12 @@ class Read(NamedTuple):
     reason: str | None = None
 
 
-def identity_of(sample: Sample) -> Identity:
-    """Raises OSError where a file is not there."""
-    return [[stat.st_size, stat.st_mtime_ns] for stat in (sample.photo.stat(), sample.mask.stat())]
+def identity_of(*files: Path) -> Identity | None:
+    """None where one is not there."""
+    try:
+        return [[stat.st_size, stat.st_mtime_ns] for stat in (path.stat() for path in files)]
+    except (OSError, ValueError):
+        return None
 
 
 class _Reader(torch.utils.data.Dataset[Read]):
@@ -56,10 +60,7 @@ class _Reader(torch.utils.data.Dataset[Read]):
         return read._replace(image=read.image and _each(read.image, _to_array), truth=_to_array(read.truth))
 
     def read(self, sample: Sample) -> Read:
-        try:
-            identity = identity_of(sample)  # before the files are read: one that changes meanwhile is read again
-        except OSError:
-            identity = None
+        identity = identity_of(sample.photo, sample.mask)  # before they are read: one that changes is read again
         try:
             pixels, truth = self._dataset.read(sample)
             return Read(sample, self._prepare(pixels, "photograph"), torch.from_numpy(truth), identity)
@@ -147,18 +148,9 @@ def check_workers(workers: object, processes: int) -> int:
     """A number of processes; None is one for each core that is left over, at most 4, for each process of the model."""
     if workers is None:
         return max(0, min(4, cores() // processes - 1))
-    return _whole("workers", workers, 0)
+    return check_whole("workers", workers, 0, none=True)
 
 
 def check_limit(limit: object) -> int | None:
     """A number of images; None is all of them."""
-    return None if limit is None else _whole("limit", limit, 1)
-
-
-def _whole(name: str, value: object, least: int) -> int:
-    value = plain(value)
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{name}: got {value!r}, takes None or a whole number from {least}")
-    if value < least:
-        raise ValueError(f"{name}: got {value}, takes None or a whole number from {least}")
-    return value
+    return None if limit is None else check_whole("limit", limit, 1, none=True)

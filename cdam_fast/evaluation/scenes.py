@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
+from cdam_fast.evaluation.checks import check_path, check_whole
 from cdam_fast.evaluation.dataset import Dataset
 from cdam_fast.evaluation.datasets import open_dataset
 
@@ -222,7 +224,7 @@ def make_scenes(count: int, seed: int, side: int = SIDE) -> list[Scene]:
 def write_scenes(root: str | Path, count: int, seed: int, side: int = SIDE) -> Dataset:
     """The scenes of `make_scenes` as a data set on disk: ``images/``, ``masks/`` and the class file ``classes.txt``.
 
-    One scene at a time is in memory. What is there from an earlier call is written again.
+    One scene at a time is in memory. What is there from an earlier call stays where it is the same.
 
     Args:
         root: a folder; made where it is not there.
@@ -232,11 +234,14 @@ def write_scenes(root: str | Path, count: int, seed: int, side: int = SIDE) -> D
         ``open_dataset("custom", root, classes=root / "classes.txt")``.
 
     Raises:
-        ValueError: no scene, or a folder with files of something else, which would be part of the data set.
+        TypeError: a root that is no path, a number that is not whole. ValueError: no scene, or a folder with files of
+            something else, which would be part of the data set.
     """
-    if count < 1:
-        raise ValueError(f"count: got {count}, takes at least 1")
-    root = Path(root)
+    count, seed, side = (
+        check_whole(name, value, least)
+        for name, value, least in (("count", count, 1), ("seed", seed, 0), ("side", side, 1))
+    )
+    root = check_path("root", root, "a folder")
     names = [f"{i:0{max(5, len(str(count - 1)))}}.png" for i in range(count)]
     folders = [root / "images", root / "masks"]
     for folder in folders:
@@ -246,7 +251,15 @@ def write_scenes(root: str | Path, count: int, seed: int, side: int = SIDE) -> D
             raise ValueError(f"root: got {root}, takes a folder of its own: there is {folder / min(others)}")
     for name, scene in zip(names, iterate_scenes(count, seed, side)):
         for folder, values in zip(folders, (scene.pixels, scene.labels)):
-            Image.fromarray(values).save(folder / name)
+            buffer = io.BytesIO()
+            Image.fromarray(values).save(buffer, format="PNG")
+            _write(folder / name, buffer.getvalue())
     classes = root / "classes.txt"
-    classes.write_text("\n".join(CLASSES) + "\n", encoding="utf-8")
+    _write(classes, "".join(f"{name}\n" for name in CLASSES).encode())
     return open_dataset("custom", root, classes=classes)
+
+
+def _write(path: Path, content: bytes) -> None:
+    """Where it is not there yet: the time of its change stays, by which results of it are known."""
+    if not path.is_file() or path.read_bytes() != content:
+        path.write_bytes(content)

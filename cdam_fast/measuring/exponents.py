@@ -17,8 +17,8 @@ OVER_FLOOR = 3.0
 """Of a point over the floor, what a call costs at any size: two thirds of such a point or more grow with the size. The
 slope below says nothing of large sizes."""
 
-_T = (12.7062, 4.30265, 3.18245, 2.77645, 2.57058, 2.44691, 2.36462, 2.30600, 2.26216, 2.22814)
-"""97.5 % quantiles of Student's t for 1 to 10 degrees of freedom."""
+_T = (12.7062, 4.30265, 3.18245, 2.77645, 2.57058, 2.44691, 2.36462, 2.30600, 2.26216, 2.22814, 2.20099)
+"""97.5 % quantiles of Student's t for 1 to 11 degrees of freedom."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Exponent:
 
 
 def student_quantile(degrees: int) -> float:
-    """The 97.5 % quantile of Student's t: of a table up to 10 degrees of freedom, else by its series in 1/degrees.
+    """The 97.5 % quantile of Student's t: of a table up to 11 degrees of freedom, else by its series in 1/degrees.
 
     Abramowitz and Stegun, 26.7.5; within 1e-4 there.
     """

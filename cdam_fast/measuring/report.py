@@ -154,11 +154,24 @@ def write_plot(report: Report, path: str) -> None:
     save_figure(_figure(report), path)
 
 
+def check_figure(path: str) -> None:
+    """UsageError where the name ends with no format of matplotlib's."""
+    from matplotlib.backend_bases import FigureCanvasBase
+
+    known = FigureCanvasBase.get_supported_filetypes()
+    if _figure_format(path).lower() not in known:
+        raise UsageError(f"--plot: got {path}, takes a name that ends in one of {', '.join(sorted(known))}")
+
+
+def _figure_format(path: str) -> str:
+    return Path(path).suffix.removeprefix(".") or "png"
+
+
 def save_figure(figure: Any, path: str) -> None:
     """One of matplotlib's, in the format that the name ends with; UsageError names ``--plot``."""
     buffer = io.BytesIO()
     try:
-        figure.savefig(buffer, format=Path(path).suffix.removeprefix(".") or "png", dpi=150)
+        figure.savefig(buffer, format=_figure_format(path), dpi=150)
     except ValueError as error:
         raise UsageError(f"--plot: cannot write {path}: {str(error).splitlines()[0]}") from None
     _replace(path, buffer.getvalue(), "--plot")

@@ -53,6 +53,8 @@ def read_timings(path: str, option: str) -> Timings:
     """One file; UsageError names the option, the file and what is wrong with it."""
     content = read_json(path, option)
     rows = content.get("rows") if isinstance(content, dict) else None
+    if rows == []:
+        raise UsageError(f"{option}: {path}: has no row: nothing was measured")
     kind = None
     if isinstance(rows, list) and "device_name" in content and all(isinstance(row, dict) for row in rows):
         kind = next((kind for kind, (names, _, _) in _KINDS.items() if all(names <= set(row) for row in rows)), None)
@@ -68,8 +70,10 @@ def read_timings(path: str, option: str) -> Timings:
             where = f"rows[{number}]"
             key = key_of(row, where)
             if key in result.rows:
-                raise ValueError(f"is damaged: {where} is of {', '.join(key)}, as another row")
+                raise ValueError(f"is damaged: {where} is of {', '.join(filter(None, key))}, as another row")
             result.rows[key] = _times(row, where, budget_of(key))
+            if kind != END_TO_END and result.rows[key].seconds and row.get("error") is None:
+                raise ValueError(f"is damaged: {where}.error is missing, and a time without it is none")
     except ValueError as error:
         raise UsageError(f"{option}: {path}: {error}") from None
     return result

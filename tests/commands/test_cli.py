@@ -125,6 +125,7 @@ def test_a_file_without_permission_is_said_before_the_work(monkeypatch, photogra
         (["--json", "missing_folder/out.json"], "--json: cannot write missing_folder"),
         (["--json", str(Path(__file__).parent)], "--json: cannot write"),
         (["--plot", "missing_folder/out.png"], "--plot: cannot write"),
+        (["--plot", "out.xyz"], "--plot: got out.xyz, takes a name that ends in one of "),
         (["--classes", "VOC22"], "--classes: got 'VOC22', takes VOC21, Context60, COCO-Object"),
         (["--classes", "VOC21,voc21"], "takes each list once"),
         (["--classes", ","], "--classes"),

@@ -120,6 +120,7 @@ def test_failed_images_are_named(given, evaluate, tmp_path, tiny):
         (["--protocol", "ours"], "--protocol: "),
         (["--base", "none"], "--base: got 'none'"),
         (["--window", "97"], "--window: got 97 pixels"),
+        (["--short-side", "2056"], "--protocol: paper: long_side: got 2048 pixels, takes at least short_side, 2056"),
         (["--stride", "900"], "--stride: got 900 pixels"),
         (["--batch-size", "0"], "--batch-size: got 0"),
         (["--background", "high"], "--background: got 'high', takes entropy, none or a probability"),

@@ -182,6 +182,14 @@ def test_lines_that_are_none_are_passed_over(run, out, rubbish):
     assert run()[1] == [2, 3, 4, 5, 6]
 
 
+@pytest.mark.parametrize("change", [{"counts": None}, {"counts": [[9, 0, 5]]}, {"image": []}, {"seconds": "a"}])
+def test_a_line_in_which_somebody_wrote_is_passed_over(run, out, change):
+    run(limit=1)
+    line = json.loads((out / "images-0.jsonl").read_bytes()) | change
+    (out / "images-0.jsonl").write_text(json.dumps(line) + "\n")
+    assert run(limit=1)[1] == [0]
+
+
 @pytest.mark.parametrize("part", ["photo", "mask"])
 def test_a_file_that_has_changed_is_taken_again(run, dataset, part):
     run()
@@ -259,12 +267,12 @@ def test_the_same_data_set_elsewhere_goes_on(run, made, tmp_path, out, dataset):
     assert evaluate(made, moved, out=out, workers=0).done_before == 4
 
 
-FORMAT_ALONE = b'{"format": "cdam_fast evaluation 1"}'
-
-
 @pytest.mark.parametrize(
     "content",
-    [{"notes.txt": b"mine"}, {"settings.json": b"{}"}, {"settings.json": FORMAT_ALONE}, {"settings.json": b"\xff"}],
+    [
+        {"notes.txt": b"mine"},
+        *({"settings.json": one} for one in (b"{}", b"\xff", b'{"format": "cdam_fast evaluation 1"}')),
+    ],
 )
 def test_a_folder_with_something_else_is_refused(run, out, content):
     out.mkdir()

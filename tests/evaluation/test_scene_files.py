@@ -33,7 +33,7 @@ def test_again_is_the_same_and_what_is_of_others_is_left_alone(tmp_path):
 
 @pytest.mark.parametrize("count", [0, -1])
 def test_no_scene(count, tmp_path):
-    with pytest.raises(ValueError, match=f"^count: got {count}, takes at least 1$"):
+    with pytest.raises(ValueError, match=f"^count: got {count}, takes a whole number from 1$"):
         write_scenes(tmp_path / "scenes", count, 0)
     assert not (tmp_path / "scenes").exists()
 

@@ -19,8 +19,8 @@ from cdam_fast.evaluation.tables import (
 from cdam_fast.evaluation.tables.run import CELLS
 
 
-def job(name, measure):
-    return Job(name, f"title of {name}", measure)
+def job(name, measure, files=""):
+    return Job(name, f"title of {name}", measure, files=files)
 
 
 def found(number, images=3, **options):
@@ -98,13 +98,14 @@ def test_second_run_measures_nothing(tmp_path):
     assert first == second == {"one": Outcome({"miou": value})}
 
 
-@pytest.mark.parametrize("what", ["limit", "failed", "damaged"])
+@pytest.mark.parametrize("what", ["limit", "files", "failed", "damaged"])
 def test_what_is_not_whole_is_measured_again(tmp_path, what):
     measure([job("one", found(0.1, failed=2 if what == "failed" else 0))], tmp_path, 7, {})
     if what == "damaged":
         (tmp_path / CELLS / "one.json").write_text('{"values": {"miou": {"num')
     outcomes = {}
-    measure([job("one", found(0.2))], tmp_path, None if what == "limit" else 7, outcomes)
+    files = "others" if what == "files" else ""
+    measure([job("one", found(0.2), files)], tmp_path, None if what == "limit" else 7, outcomes)
     assert outcomes["one"].values["miou"].number == 0.2
 
 
@@ -145,10 +146,21 @@ def test_text_of_the_report(tmp_path):
     assert read["cells"][1]["status"] == "failed: measured again"
 
 
+def test_a_deviation_of_nothing_is_one(tmp_path):
+    outcomes = {}
+    measure([one := job("x", found(0.7, deviation=0.0))], tmp_path, None, outcomes)
+    plan = Plan(17, (Planned("maskclip, similarity", "voc21", one), Planned("maskclip, similarity", "context60")))
+    cells = [cell.as_json() for cell in fill(plan, outcomes).cells]
+    assert [cell.get("deviation") for cell in cells] == [0.0, None, None]
+
+
 def test_failed_images_are_said(tmp_path):
-    plan = table_13([job("one", found(0.5, failed=2)), None, None])
+    plan = table_13([job("one", found(0.5, failed=2, reason="a: mask a.png: is none")), None, None])
     outcomes = {}
     measure(jobs_of([plan]), tmp_path, None, outcomes)
     write_tables([fill(plan, outcomes)], tmp_path, [], {})
-    assert "Images failed and are in none of these numbers" in (tmp_path / "report.md").read_text(encoding="utf-8")
-    assert json.loads((tmp_path / "table-13.json").read_text(encoding="utf-8"))["cells"][0]["failed"] == 2
+    text = (tmp_path / "report.md").read_text(encoding="utf-8")
+    assert "Images failed and are in none of these numbers" in text
+    assert "The first: a: mask a.png: is none." in text
+    cell = json.loads((tmp_path / "table-13.json").read_text(encoding="utf-8"))["cells"][0]
+    assert (cell["failed"], cell["reason"]) == (2, "a: mask a.png: is none")

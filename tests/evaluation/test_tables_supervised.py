@@ -1,6 +1,7 @@
 """Table 18: files of scores and values of other methods, with and without CDAM."""
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -84,8 +85,16 @@ def broken(name, value):
         (broken("truth", torch.zeros(2, 2)), r"truth: got torch.float32 of shape \(2, 2\), takes integers"),
         (broken("truth", torch.full((2, 2), 3)), "truth: has a value of no class, takes 0 to 2, 255 and -1"),
         (broken("truth", torch.full((2, 2), -2)), "truth: has a value of no class"),
+        (broken("truth", torch.full((2, 2), 65537)), "truth: has a value of no class"),  # 1 in 16 bits
+        (broken("truth", torch.zeros(0, 2, dtype=torch.int64)), r"truth: got torch.int64 of shape \(0, 2\)"),
+        (broken("truth", torch.zeros(2, 2, dtype=torch.bool)), "truth: got torch.bool"),
+        (broken("scores", torch.full((3, 4, 4), torch.nan)), "scores: has values that are NaN or infinite"),
+        (broken("values", torch.full((16, 3), torch.inf)), "values: has values that are NaN or infinite"),
+        (broken("text", torch.full((3, 3), torch.nan)), "text: has values that are NaN or infinite"),
+        (broken("text", torch.tensor(1.0)), r"text: got shape \(\), takes \[3, D\]"),
+        (broken("scores", torch.zeros(3, 4, 4, dtype=torch.int64)), "scores: got torch.int64, takes a floating dtype"),
+        (broken("scores", torch.zeros(3, 0, 4)), r"scores: got shape \(3, 0, 4\)"),
     ],
-    ids=["no values", "scores", "values", "text", "float truth", "truth above", "truth below"],
 )
 def test_a_file_that_is_wrong_is_named(tmp_path, spoil, message):
     save_file(spoil(tensors([0, 0, 1, 2], [[0, 0], [1, 1]])), tmp_path / "image.safetensors")
@@ -104,6 +113,13 @@ def test_a_damaged_image_is_counted(method):
     (method / "two.safetensors").write_bytes(b"nothing")
     found = measured(method)["zegclip + CDAM"]
     assert {(value.images, value.failed) for value in found.values()} == {(1, 1)}
+    assert {value.reason.partition(": c")[0] for value in found.values()} == {"two.safetensors"}
+
+
+def test_a_link_to_nothing_is_a_damaged_image(method):
+    save_file(tensors([0, 0, 1, 2], [[0, 0], [1, 1]]), method / "one.safetensors")
+    (method / "two.safetensors").symlink_to("nowhere")
+    assert measured(method)["zegclip"]["seen"].failed == 1
 
 
 @pytest.mark.parametrize(
@@ -114,6 +130,8 @@ def test_a_damaged_image_is_counted(method):
         ('{"classes": ["a", "b"], "unseen": []}', "some of them, and not all, unseen"),
         ('{"classes": ["a", "b"], "unseen": ["a", "b"]}', "not all, unseen"),
         ('{"classes": ["a", "a", "b"], "unseen": ["b"]}', "takes different classes"),
+        ('{"classes": [["a"], "b"], "unseen": ["b"]}', r"got \[\['a'\], 'b'\]; takes {"),
+        ('{"classes": "ab", "unseen": "b"}', "got ab; takes {"),
         ('{"classes": ["a", "b"], "unseen": ["b"]}', "has no NAME.safetensors"),
     ],
 )
@@ -126,3 +144,10 @@ def test_a_folder_of_a_method_that_is_wrong(method, classes, message):
 def test_a_folder_without_methods(tmp_path):
     with pytest.raises(ValueError, match=r"takes a folder with METHOD/classes.json"):
         find_methods(tmp_path)
+
+
+def test_a_method_with_the_name_of_another_ones_row(method):
+    save_file(tensors([0, 0, 1, 2], [[0, 0], [1, 1]]), method / "one.safetensors")
+    shutil.copytree(method, method.with_name("zegclip + CDAM"))
+    with pytest.raises(ValueError, match="has the name of a row of zegclip"):
+        find_methods(method.parent)

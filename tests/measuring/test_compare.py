@@ -247,6 +247,8 @@ def test_a_file_with_itself(name, capsys):
         ),
         (bench(row("portable", [1.0])), "{", "b.json: is no JSON"),
         (bench(row("portable", [1.0])), "[]", "b.json: is of no format that is known"),
+        (bench(row("portable", [1.0])), bench(), "b.json: has no row: nothing was measured"),
+        (bench(row("portable", [1.0], error=None)), bench(), "a.json: is damaged: rows[0].error is missing"),
         (bench({"call": "host"}), bench(), "a.json: is of no format that is known"),
         (bench(row("portable", [0.0])), bench(), "a.json: is damaged: rows[0].seconds holds '0.0'"),
         (bench(row("portable", "fast")), bench(), "a.json: is damaged: rows[0].seconds is 'fast', takes list"),

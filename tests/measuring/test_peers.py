@@ -285,6 +285,7 @@ def test_a_fault_of_ours_is_an_exit_status(few, monkeypatch, stub, capsys):
         (["--grid", "14,2"], "--grid: got '2', takes N or HxW patches"),
         (["--grid", ""], "--grid: got '', takes N or HxW patches"),
         (["--classes", "0"], "--classes: got '0'"),
+        (["--classes", "161,1"], "--classes: got 1, takes 2 or more with --peers"),
         (["--runs", "0"], "--runs: got 0, takes a whole number from 1"),
         (["--device", "meta"], "--device: got"),
         (["--batch", "2"], "--batch: takes no --peers as well"),

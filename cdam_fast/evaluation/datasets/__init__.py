@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from cdam_fast.errors import reason_of
+from cdam_fast.evaluation.checks import check_path
 from cdam_fast.evaluation.dataset import Dataset, Sample
 from cdam_fast.evaluation.datasets.ade20k import ade20k
 from cdam_fast.evaluation.datasets.cityscapes import cityscapes
@@ -61,34 +62,25 @@ def open_dataset(name: str, root: str | os.PathLike[str], *, classes: str | os.P
             Void is 255, or 65535; see `cdam_fast.evaluation.datasets.custom`.
 
     Raises:
-        TypeError, ValueError: no such data set; a root or file that is not what it should be, with what was looked
-            for, and where; not one photograph with its mask. ModuleNotFoundError: no scipy.
+        TypeError: a root or a class file that is no path. ValueError: no such data set; a root or file that is not what
+            it should be, with what was looked for, and where; not one photograph with its mask. ModuleNotFoundError: no
+            scipy.
     """
-    if name not in (*_READERS, "custom"):
+    if not isinstance(name, str) or name not in (*_READERS, "custom"):
         raise ValueError(f"name: got {name!r}, takes one of {', '.join(_READERS)}, custom")
-    if (classes is None) == (name == "custom"):
-        got, takes = ("None", "the file of its classes") if classes is None else (os.fspath(classes), "None")
-        raise ValueError(f"classes: got {got}, takes {takes} with {name}")
-    for argument, value in (("root", root), ("classes", classes)):
-        if value is not None or argument == "root":
-            _check_path(argument, value)
-    root = Path(os.path.expanduser(root))  # noqa: PTH111 - Path.expanduser raises where there is no home
+    class_file = None if classes is None else check_path("classes", classes, "a file, a class a line")
+    if (class_file is None) == (name == "custom"):
+        takes = "the file of its classes" if class_file is None else "None"
+        raise ValueError(f"classes: got {class_file}, takes {takes} with {name}")
+    root = Path(os.path.expanduser(check_path("root", root, "a folder")))  # noqa: PTH111 - Path.expanduser raises where there is no home
     try:
         if not root.is_dir():
             raise ValueError(f"root: {root} {'is a file' if root.exists() else 'is not there'}, takes a folder")
-        dataset = _READERS[name](root) if classes is None else custom(root, Path(classes))
+        dataset = _READERS[name](root) if class_file is None else custom(root, class_file)
     except OSError as error:
         raise ValueError(f"root: cannot read {error.filename or root}: {reason_of(error)}") from error
     _check_pairs(dataset.samples)
     return dataset
-
-
-def _check_path(argument: str, value: object) -> None:
-    takes = "a folder" if argument == "root" else "a file"
-    if not isinstance(value, (str, os.PathLike)):
-        raise TypeError(f"{argument}: got {value!r}, takes {takes}")
-    if not os.fspath(value):
-        raise ValueError(f"{argument}: got an empty name, takes {takes}")
 
 
 def _check_pairs(samples: tuple[Sample, ...]) -> None:

@@ -22,6 +22,8 @@ class Value:
     """Over seeds."""
     failed: int = 0
     """Images that are not in it."""
+    reason: str = ""
+    """Of the first of them, with its name."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,7 @@ class Job:
         measure: takes a folder in which to keep what is done, and gives values by name.
         images: that it looks at, for an estimate of the time.
         packages: modules that it imports and that come with the package's extra alone.
+        files: of its images, what tells others under the same names.
     """
 
     name: str
@@ -41,6 +44,7 @@ class Job:
     measure: Callable[[Path], dict[str, Value]] = field(compare=False)
     images: int = 1
     packages: tuple[str, ...] = ()
+    files: str = ""
 
 
 @dataclass(frozen=True)
@@ -77,9 +81,11 @@ class Cell:
     deviation: float | None = None
     paper_deviation: float | None = None
     failed: int = 0
+    reason: str = ""
+    """Of the first image that failed."""
 
     def as_json(self) -> dict[str, Any]:
-        """Plain values; deviations and failed images where there are any."""
+        """Plain values; deviations and failed images where there are any, and why the first of them did."""
         always = {name: getattr(self, name) for name in ("row", "column", "ours", "paper", "images", "status")}
-        seldom = {name: getattr(self, name) for name in ("deviation", "paper_deviation", "failed")}
-        return always | {name: value for name, value in seldom.items() if value}
+        seldom = {name: getattr(self, name) for name in ("deviation", "paper_deviation", "failed", "reason")}
+        return always | {name: value for name, value in seldom.items() if value or isinstance(value, float)}

@@ -126,6 +126,7 @@ def miou_job(number: int, inputs: Inputs, column: Column, row: Row, model: str |
         partial(_measure, inputs, column, settings),
         inputs.images(column),
         ("torchmetrics",),
+        inputs.files_of(column),
     )
 
 
@@ -141,4 +142,5 @@ def _measure(inputs: Inputs, column: Column, settings: dict[str, Any], folder: P
     )
     if not found.images and found.failed:
         raise ValueError(f"all {len(found.failed)} images, the first: {found.failed[0][1]}")
-    return {"miou": Value(found.miou, found.images, failed=len(found.failed))}
+    reason = ": ".join(found.failed[0]) if found.failed else ""
+    return {"miou": Value(found.miou, found.images, failed=len(found.failed), reason=reason)}

@@ -16,6 +16,7 @@ from cdam_fast.arguments import MapOptions
 from cdam_fast.evaluation.conditions import commit, versions
 from cdam_fast.evaluation.dataset import Dataset
 from cdam_fast.evaluation.protocol import Settings
+from cdam_fast.evaluation.reading import identity_of
 from cdam_fast.segmentation import CDAMSegmenter
 from cdam_fast.segmentation.load import load_clip, model_defaults
 
@@ -99,10 +100,18 @@ class Inputs:
     workers: int | None = None
     on_image: Callable[[str], None] = lambda name: None
     _loaded: dict[tuple[str, str | None], Any] = field(default_factory=dict, repr=False)
+    _files: dict[str, str] = field(default_factory=dict, repr=False)
 
     def images(self, column: Column) -> int:
         """How many are looked at."""
         return len(column.dataset.samples[: self.limit])
+
+    def files_of(self, column: Column) -> str:
+        """What tells others under the same names: of each image the bytes and the times of its files."""
+        if column.name not in self._files:
+            samples = column.dataset.samples[: self.limit]
+            self._files[column.name] = digest([identity_of(sample.photo, sample.mask) for sample in samples])
+        return self._files[column.name]
 
     def settings(self, column: Column, row: Row, model: str | None = None) -> dict[str, Any]:
         """All that says what a segmenter is, as plain values; model is the protocol's of this name, or its own."""

@@ -10,7 +10,7 @@ from typing import Any
 
 from cdam_fast.errors import reason_of
 from cdam_fast.evaluation.dataset import Dataset, Sample, Truth
-from cdam_fast.evaluation.reading import Read, check_workers, read_images
+from cdam_fast.evaluation.reading import Read, check_workers, identity_of, read_images
 from cdam_fast.files import write_whole
 from cdam_fast.segmentation import CDAMSegmenter
 from cdam_fast.segmentation.preparation import Prepared
@@ -18,6 +18,9 @@ from cdam_fast.segmentation.result import Segmentation
 
 Record = dict[str, Any]
 """Plain values of one image."""
+
+_FILES = "files"
+"""Key of what tells other files of an image under the same names."""
 
 FAILED = "failed"
 """Key of the reason in the record of an image that has no other."""
@@ -35,7 +38,7 @@ def records(
 ) -> list[Record]:
     """The record of each image, in order; those that the folder has are not made again.
 
-    An image that failed is tried again by the next call.
+    An image that failed is tried again by the next call, and so is one whose files have changed.
 
     Args:
         folder: is for these settings alone; ``images.jsonl`` is in it.
@@ -53,7 +56,12 @@ def records(
     samples = dataset.samples[:limit]
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "images.jsonl"
-    done = _read(path)
+    kept = _read(path)
+    done = {
+        sample.name: record
+        for sample in samples
+        if (record := kept.get(sample.name)) and record.pop(_FILES, None) == identity_of(sample.photo, sample.mask)
+    }
     numbers = {sample.name: i for i, sample in enumerate(samples)}
     with path.open("a", encoding="utf-8") as file:
         for read, found in _outcomes(segmenter, dataset, [one for one in samples if one.name not in done], workers):
@@ -62,13 +70,19 @@ def records(
                 done[name] = {FAILED: found}
                 continue
             done[name] = of_image(numbers[name], found, read.truth.numpy())
-            file.write(json.dumps({"image": name, **done[name]}) + "\n")
+            file.write(json.dumps({"image": name, _FILES: read.identity, **done[name]}) + "\n")
             file.flush()
             on_image(name)
     every = [done[sample.name] for sample in samples]
     if every and all(FAILED in record for record in every):
         raise ValueError(f"all {len(every)} images, the first: {every[0][FAILED]}")
     return every
+
+
+def failures(every: Sequence[Record], dataset: Dataset) -> dict[str, Any]:
+    """How many of the data set's records are of images that failed, and of the first its name and why; of `Value`."""
+    found = [f"{sample.name}: {one[FAILED]}" for sample, one in zip(dataset.samples, every) if FAILED in one]
+    return {"failed": len(found), "reason": found[0] if found else ""}
 
 
 def _read(path: Path) -> dict[str, Record]:
@@ -83,7 +97,7 @@ def _read(path: Path) -> dict[str, Record]:
             record = json.loads(line) if line.endswith(b"\n") else None
         except ValueError:
             continue
-        if isinstance(record, dict) and "image" in record:
+        if isinstance(record, dict) and isinstance(record.get("image"), str):
             found[record.pop("image")] = record
             whole += line
     if whole != content:

@@ -42,18 +42,29 @@ def _section(table: Table) -> str:
     cells = {(cell.row, cell.column): cell for cell in table.cells}
     titles = [f"{name}, ours / paper" if name in paper.columns else name for name in columns]
     lines = [f"| {paper.measure}{unit} | " + " | ".join(titles) + " |", "|---|" + "---:|" * len(columns)]
-    lines += [f"| {row} | " + " | ".join(_text(table, cells[row, name]) for name in columns) + " |" for row in rows]
+    lines += [
+        f"| {_in_a_cell(row)} | " + " | ".join(_text(table, cells[row, name]) for name in columns) + " |"
+        for row in rows
+    ]
     failed = list(dict.fromkeys(cell.status for cell in table.cells if cell.status.startswith("failed")))
     images = sorted({cell.images for cell in table.cells if cell.images})
-    left_out = sum(cell.failed for cell in table.cells)
+    left_out = list(dict.fromkeys(cell.reason for cell in table.cells if cell.failed))
     notes = [*table.notes]
     if images:
         notes.append(f"Images: {', '.join(map(str, images))}.")
     if left_out:
-        notes.append("Images failed and are in none of these numbers; `failed` in the JSON file counts them.")
+        notes.append(
+            "Images failed and are in none of these numbers; `failed` in the JSON file counts them. The first: "
+            f"{'; '.join(left_out)}."
+        )
     notes += [f"In the paper: {misprint}." for misprint in paper.misprints]
     notes += [f"{status[0].upper()}{status[1:]}." for status in failed]
     return "\n\n".join([f"## Table {paper.number}. {paper.title}", "\n".join(lines), *notes])
+
+
+def _in_a_cell(name: str) -> str:
+    """Of a folder, which may be called anything."""
+    return " ".join(name.split()).replace("|", "\\|")
 
 
 def _text(table: Table, cell: Cell) -> str:

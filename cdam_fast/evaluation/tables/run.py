@@ -68,7 +68,7 @@ def measure(
     Args:
         jobs: of `jobs_of`.
         out: folder in which ``cells/`` keeps what is measured; what is there already is not measured again.
-        limit: images of each data set; a result of another limit is measured again.
+        limit: images of each data set; a result of another limit, or of other files, is measured again.
         outcomes: by the job's name.
         on_job: hears of each that is done.
 
@@ -76,7 +76,7 @@ def measure(
         ModuleNotFoundError: a package that a job takes, before any of them.
     """
     jobs = list(jobs)
-    kept = {job.name: _kept(out / CELLS / f"{job.name}.json", limit) for job in jobs}
+    kept = {job.name: _kept(out / CELLS / f"{job.name}.json", limit, job.files) for job in jobs}
     for package in dict.fromkeys(package for job in jobs if kept[job.name] is None for package in job.packages):
         importlib.import_module(package)
     for job in jobs:
@@ -92,17 +92,17 @@ def measure(
             else:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 values = {name: asdict(value) for name, value in outcome.values.items()}
-                write_whole(path, json_text({"title": job.title, "limit": limit, "values": values}))
+                write_whole(path, json_text({"title": job.title, "limit": limit, "files": job.files, "values": values}))
         outcomes[job.name] = outcome
         on_job(job, outcome)
 
 
-def _kept(path: Path, limit: int | None) -> Outcome | None:
-    """What was measured before; a damaged file is as none, and so is one with images that failed."""
+def _kept(path: Path, limit: int | None, files: str) -> Outcome | None:
+    """What was measured before of these files; a damaged one is as none, and so is one with images that failed."""
     try:
         read = json.loads(path.read_text(encoding="utf-8"))
         values = {name: Value(**value) for name, value in read["values"].items()}
-        same = read["limit"] == limit
+        same = (read["limit"], read["files"]) == (limit, files)
     except (OSError, ValueError, TypeError, LookupError):
         return None
     return Outcome(values) if same and not any(value.failed for value in values.values()) else None
@@ -128,7 +128,9 @@ def _cell(paper: PaperTable, planned: Planned, outcomes: dict[str, Outcome]) -> 
         return Cell(row, column, None, printed, 0, FAILED + outcome.reason, paper_deviation=deviation)
     found = outcome.values[planned.value]
     status = NO_DATA if found.number is None else MEASURED
-    return Cell(row, column, found.number, printed, found.images, status, found.deviation, deviation, found.failed)
+    return Cell(
+        row, column, found.number, printed, found.images, status, found.deviation, deviation, found.failed, found.reason
+    )
 
 
 def _average(paper: PaperTable, row: str, cells: list[Cell]) -> Cell:

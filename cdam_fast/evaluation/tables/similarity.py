@@ -19,7 +19,7 @@ from cdam_fast.evaluation.tables.comparison import BASES
 from cdam_fast.evaluation.tables.inputs import Column, Inputs, Row, name_of
 from cdam_fast.evaluation.tables.paper import AVERAGE, paper_tables
 from cdam_fast.evaluation.tables.patches import patch_cosines, patch_truth
-from cdam_fast.evaluation.tables.records import FAILED, Record, records
+from cdam_fast.evaluation.tables.records import FAILED, Record, failures, records
 from cdam_fast.segmentation import CDAMSegmenter
 from cdam_fast.segmentation.result import Segmentation
 
@@ -91,7 +91,8 @@ def plan_similarity(inputs: Inputs) -> Plan:
 def _job(inputs: Inputs, column: Column, base: str) -> Job:
     settings = inputs.settings(column, Row(base, base, cdam=False))
     title, measure = f"Table 17, {column.name}: {base}", partial(_measure, inputs, column, settings)
-    return Job(name_of("similarity", column, settings), title, measure, inputs.images(column))
+    name, files = name_of("similarity", column, settings), inputs.files_of(column)
+    return Job(name, title, measure, inputs.images(column), files=files)
 
 
 def _measure(inputs: Inputs, column: Column, settings: dict[str, Any], folder: Path) -> dict[str, Value]:
@@ -106,14 +107,14 @@ def _measure(inputs: Inputs, column: Column, settings: dict[str, Any], folder: P
         on_image=inputs.on_image,
     )
     good = [record for record in every if FAILED not in record]
-    used, failed = sum(record["triples"] > 0 for record in good), len(every) - len(good)
+    used, failed = sum(record["triples"] > 0 for record in good), failures(every, column.dataset)
     count = sum(record["triples"] for record in good)
     if not count:
-        return {name: Value(None, 0, failed=failed) for name in (PREDICTION, SIMILARITY)}
+        return {name: Value(None, 0, **failed) for name in (PREDICTION, SIMILARITY)}
     values = {}
     for name in (PREDICTION, SIMILARITY):
         shares = [sum(record[name][i] for record in good) / count for i in range(len(SEEDS))]
-        values[name] = Value(statistics.fmean(shares), used, statistics.stdev(shares), failed)
+        values[name] = Value(statistics.fmean(shares), used, statistics.stdev(shares), **failed)
     return values
 
 

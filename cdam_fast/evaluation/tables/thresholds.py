@@ -17,7 +17,7 @@ from cdam_fast.evaluation.tables.cells import Job, Plan, Planned, Value
 from cdam_fast.evaluation.tables.inputs import Column, Inputs, Row, name_of
 from cdam_fast.evaluation.tables.paper import AVERAGE, paper_tables
 from cdam_fast.evaluation.tables.patches import patch_cosines
-from cdam_fast.evaluation.tables.records import FAILED, Record, records
+from cdam_fast.evaluation.tables.records import FAILED, Record, failures, records
 from cdam_fast.segmentation import CDAMSegmenter
 from cdam_fast.segmentation.result import Segmentation, best_word
 
@@ -148,7 +148,7 @@ def _job(inputs: Inputs, column: Column) -> Job:
     settings = inputs.settings(column, Row(EQ_4, "maskclip"))
     measure = partial(_measure, inputs, column, settings)
     name, title = name_of("thresholds", column, settings), f"Table 11, {column.name}"
-    return Job(name, title, measure, inputs.images(column), ("skimage.filters", "SimpleITK"))
+    return Job(name, title, measure, inputs.images(column), ("skimage.filters", "SimpleITK"), inputs.files_of(column))
 
 
 def _measure(inputs: Inputs, column: Column, settings: dict[str, Any], folder: Path) -> dict[str, Value]:
@@ -162,13 +162,13 @@ def _measure(inputs: Inputs, column: Column, settings: dict[str, Any], folder: P
         workers=inputs.workers,
         on_image=inputs.on_image,
     )
-    failed = sum(FAILED in record for record in every)
+    failed = failures(every, column.dataset)
     values = {}
     for rule in (*RULES, EQ_4):
         pairs = [(record["best"], record[rule]) for record in every if FAILED not in record]
         usable = [pair for pair in pairs if None not in pair]
         correlation = pearson([best for best, _ in usable], [found for _, found in usable])
-        values[rule] = Value(correlation, len(usable), failed=failed)
+        values[rule] = Value(correlation, len(usable), **failed)
     return values
 
 
