@@ -245,8 +245,8 @@ def _head(parsed: argparse.Namespace, columns: dict[str, Any], interrupted: bool
             "compares nothing with the paper's numbers, which are of photographs.",
             "The bases alone are without a threshold there, and so is CDAM in all tables but 1, 14, the last row of 3, "
             "and 11, where it is Eq. 4's. Of nine words that is 2.5 / log2 9 = 0.79 where one patch is certain and "
-            "another knows nothing, and more where all know something, so most pixels become ground, and a smaller "
-            "alpha is better.",
+            "another knows nothing, more where all know something, less where none is certain; so most pixels become "
+            "ground, and a smaller alpha is better.",
             f"The method {small.METHOD} of Table 18: scores and values of that base alone with the tiny model; "
             f"{', '.join(small.UNSEEN)} are unseen in name only. Table 16 has no data here: the tiny model's patches "
             "are of 8 pixels.",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -99,6 +98,6 @@ def check_share(name: str, value: object) -> float | None:
         return None
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise TypeError(f"{name}: got {value!r}, takes None or a fraction of 1")
-    if not 0 <= value <= 1 or math.isnan(value):
+    if not 0 <= value <= 1:  # NaN too
         raise ValueError(f"{name}: got {value}, takes None or a fraction of 1")
     return float(value)

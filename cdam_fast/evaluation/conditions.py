@@ -51,8 +51,7 @@ def settings_of(segmenter: CDAMSegmenter, dataset: Dataset) -> dict[str, Any]:
 def answer_of(segmenter: CDAMSegmenter) -> list[float] | None:
     """Of each class the mean logit of a window of waves; None where that fails.
 
-    It tells what neither the options nor the weights of the image tower do: features and templates of the texts, their
-    tower, activations, what a base of one's own does.
+    It tells what neither the options nor the weights of the image tower do: activations, what a base of one's own does.
     """
     side = segmenter.options.window
     angles = torch.arange(side, dtype=torch.float32, device="cpu") * (6.25 / side)
@@ -62,8 +61,19 @@ def answer_of(segmenter: CDAMSegmenter) -> list[float] | None:
         logits = segmenter.patch_logits(segmenter.normalise(pixels))[0]
     except Exception:  # then each image says what it is
         return None
-    means = [round(mean, 6) for mean in logits.float().mean((1, 2)).tolist()]
-    return means if all(map(math.isfinite, means)) else None
+    return _rounded(logits.float().mean((1, 2)))
+
+
+def texts_of(segmenter: CDAMSegmenter) -> list[float] | None:
+    """Of the feature of each text its part along one direction; it tells templates, and features that were given."""
+    features = segmenter.texts.features.detach().double().cpu()
+    direction = torch.cos(torch.arange(features.shape[-1], dtype=torch.float64, device="cpu"))
+    return _rounded(features @ (direction / direction.norm()))
+
+
+def _rounded(values: torch.Tensor) -> list[float] | None:
+    numbers = [round(number, 6) for number in values.tolist()]
+    return numbers if all(map(math.isfinite, numbers)) else None
 
 
 def _digest(segmenter: CDAMSegmenter) -> str:

@@ -19,7 +19,7 @@ from cdam_fast.evaluation import conditions
 from cdam_fast.evaluation.checks import check_dataset, check_path, check_plain, check_share
 from cdam_fast.evaluation.confusion import confusion_of, iou_of_classes, mean_iou
 from cdam_fast.evaluation.dataset import Dataset, Sample
-from cdam_fast.evaluation.kept import ANSWER, Kept, Row, difference
+from cdam_fast.evaluation.kept import ANSWER, TEXTS, Kept, Row, difference
 from cdam_fast.evaluation.reading import Read, check_limit, check_workers, read_images
 from cdam_fast.processes import ALONE, Processes
 from cdam_fast.segmentation import CDAMSegmenter
@@ -173,7 +173,7 @@ def evaluate(
     )
     decisive = result.settings | {"versions": result.versions, "commit": (result.commit or {}).get("hash")}
     if out is not None or processes.count > 1:
-        decisive[ANSWER] = conditions.answer_of(segmenter)
+        decisive |= {TEXTS: conditions.texts_of(segmenter), ANSWER: conditions.answer_of(segmenter)}
     _check_same(processes, decisive, samples)
     kept = None
     if folder is not None:

@@ -5,10 +5,12 @@ import json
 
 import pytest
 import torch
+from open_clip import OPENAI_IMAGENET_TEMPLATES
 from small_evaluations import make_segmenter, text, write
 
+from cdam_fast import CDAMSegmenter
 from cdam_fast.evaluation import conditions, evaluate
-from cdam_fast.evaluation.kept import ANSWER
+from cdam_fast.evaluation.kept import ANSWER, TEXTS, difference
 from cdam_fast.models import BASES
 
 
@@ -46,12 +48,22 @@ def doubled(similarity):
     ids=["texts", "augmented texts", "a base of the same name", "an activation"],
 )
 def test_what_no_setting_tells_is_refused(run, other):
-    with pytest.raises(ValueError, match=rf"out: .* has results with {ANSWER} \[.*\d.*, not \[.*\d"):
+    with pytest.raises(ValueError, match=rf"out: .* has results with ({TEXTS}|{ANSWER}) \[.*\d.*, not \[.*\d"):
         run(other())
     assert run(make_segmenter()).done_before == 1
 
 
-@pytest.mark.parametrize("moved", [-1e-4, 1e-4])
+def test_one_template_of_eighty_less_is_told():
+    def answer(templates):
+        made = CDAMSegmenter.from_pretrained("tiny", class_names=["background", "star"], templates=templates)
+        return {TEXTS: conditions.texts_of(made)}
+
+    whole = answer(OPENAI_IMAGENET_TEMPLATES)
+    assert difference(answer(OPENAI_IMAGENET_TEMPLATES[1:]), whole).startswith(TEXTS)
+    assert not difference(answer(None), whole)  # they are the default
+
+
+@pytest.mark.parametrize("moved", [-1e-5, 1e-5])
 def test_rounding_is_not_refused(run, monkeypatch, moved):
     answer = conditions.answer_of
     monkeypatch.setattr(conditions, "answer_of", lambda made: [mean + moved for mean in answer(made)])
